@@ -1,0 +1,138 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "cpu/kernels.h"
+#include "cpu/unroll.h"
+
+// GCC 12's own intrinsics trip these two (its bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")
+#endif
+
+namespace sparsekern {
+namespace {
+
+// 32 registers: 14 rows x 2 vectors of sums + 2 of weights + 1 broadcast, or 16 x 1.
+struct Zmm {
+  using T = __m512;
+  using Mask = __mmask16;
+  static constexpr int width = 16, rows = 16, rows_of_pairs = 14, batch_vectors = 4;
+
+  static T zero() { return _mm512_setzero_ps(); }
+  static T broadcast(float a) { return _mm512_set1_ps(a); }
+  static Mask mask(int64_t count) { return Mask((1u << count) - 1); }
+  static T load(const float* p) { return _mm512_loadu_ps(p); }
+  static T load(const float* p, Mask m) { return _mm512_maskz_loadu_ps(m, p); }
+  static void store(float* p, T a) { _mm512_storeu_ps(p, a); }
+  static void store(float* p, T a, Mask m) { _mm512_mask_storeu_ps(p, m, a); }
+  static T add(T a, T b) { return _mm512_add_ps(a, b); }
+  static T fma(T a, T b, T c) { return _mm512_fmadd_ps(a, b, c); }
+  static float reduce(T a) { return _mm512_reduce_add_ps(a); }
+  static T gather(const float* base, const int32_t* index) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
+  }
+  static T gather(const float* base, const int32_t* index, Mask m) {
+    return _mm512_mask_i32gather_ps(zero(), m, _mm512_maskz_loadu_epi32(m, index), base, 4);
+  }
+  static void transpose(T (&a)[16]) {
+    T b[16];
+    SPARSEKERN_UNROLL
+    for (int i = 0; i < 16; i += 2) {  // pairs of rows, then of pairs, then of quarters
+      b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    SPARSEKERN_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+      a[i] = as_ps(_mm512_unpacklo_pd(as_pd(b[i]), as_pd(b[i + 2])));
+      a[i + 1] = as_ps(_mm512_unpackhi_pd(as_pd(b[i]), as_pd(b[i + 2])));
+      a[i + 2] = as_ps(_mm512_unpacklo_pd(as_pd(b[i + 1]), as_pd(b[i + 3])));
+      a[i + 3] = as_ps(_mm512_unpackhi_pd(as_pd(b[i + 1]), as_pd(b[i + 3])));
+    }
+    SPARSEKERN_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      b[i] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
+      b[i + 4] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
+      b[i + 8] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
+      b[i + 12] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
+    }
+    SPARSEKERN_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      a[i] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0x88);
+      a[i + 8] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd);
+    }
+  }
+  static __m512d as_pd(T a) { return _mm512_castps_pd(a); }
+  static T as_ps(__m512d a) { return _mm512_castpd_ps(a); }
+};
+
+// Half vectors: for blocks of at most 8 outputs and batches of at most 8 rows, where half of a Zmm would idle.
+struct Ymm {
+  using T = __m256;
+  using Mask = __mmask8;
+  static constexpr int width = 8, rows = 8, rows_of_pairs = 8, batch_vectors = 4;
+
+  static T zero() { return _mm256_setzero_ps(); }
+  static T broadcast(float a) { return _mm256_set1_ps(a); }
+  static Mask mask(int64_t count) { return Mask((1u << count) - 1); }
+  static T load(const float* p) { return _mm256_loadu_ps(p); }
+  static T load(const float* p, Mask m) { return _mm256_maskz_loadu_ps(m, p); }
+  static void store(float* p, T a) { _mm256_storeu_ps(p, a); }
+  static void store(float* p, T a, Mask m) { _mm256_mask_storeu_ps(p, m, a); }
+  static T add(T a, T b) { return _mm256_add_ps(a, b); }
+  static T fma(T a, T b, T c) { return _mm256_fmadd_ps(a, b, c); }
+#include "cpu/ymm.inc.h"
+  static T gather(const float* base, const int32_t* index, Mask m) {
+    return _mm256_mmask_i32gather_ps(zero(), m, _mm256_maskz_loadu_epi32(m, index), base, 4);
+  }
+};
+
+#include "cpu/tasks.inc.h"
+#include "cpu/pack.inc.h"
+#include "cpu/linear_vector.inc.h"
+#include "cpu/linear_unstructured.inc.h"
+#include "cpu/peak.inc.h"
+
+// Runs a kernel on half vectors where the lanes' extent (outputs of a block, or rows of x) fits them.
+template <template <class> class Kernel, int64_t LinearArgs::*lanes>
+struct ByLanes {
+  static bool half(const LinearArgs& a) { return a.*lanes <= Ymm::width; }
+  static int64_t tiles(const LinearArgs& a) { return half(a) ? Kernel<Ymm>::tiles(a) : Kernel<Zmm>::tiles(a); }
+  static size_t scratch_floats(const LinearArgs& a) {
+    return half(a) ? Kernel<Ymm>::scratch_floats(a) : Kernel<Zmm>::scratch_floats(a);
+  }
+  static void run(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+    half(a) ? Kernel<Ymm>::run(a, begin, end, scratch) : Kernel<Zmm>::run(a, begin, end, scratch);
+  }
+  static constexpr LinearKernel kernel() { return {tiles, scratch_floats, run}; }
+};
+
+bool supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+}
+
+}  // namespace
+
+extern const Isa kAvx512 = {"avx512",
+                            supported,
+                            ByLanes<VectorLinear, &LinearArgs::v>::kernel(),
+                            ByLanes<UnstructuredLinear, &LinearArgs::m>::kernel(),
+                            fma_loop<Zmm>,
+                            2 * Zmm::width * kPeakChains};
+
+}  // namespace sparsekern
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif  // __x86_64__

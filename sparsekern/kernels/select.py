@@ -1,0 +1,126 @@
+"""Choosing a kernel: a pure function of the Problem, so that it can be tested on any machine."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, cast
+
+from torch import Tensor
+
+from sparsekern.formats import BlockSparse
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a kernel is asked to do; no tensor in it.
+
+    Attributes:
+        op: ``"linear"``.
+        device: ``"cpu"`` or ``"cuda"``.
+        arch: the ISA in use on a CPU (``"avx512"``), the compute capability on a GPU (``"sm_90"``).
+        dtype: of activations and values, ``"float32"``.
+        block: ``(out, in)``.
+        m, n, k: rows of the input, outputs, inputs.
+        density: share of the blocks that is stored.
+    """
+
+    op: str
+    device: str
+    arch: str
+    dtype: str
+    block: tuple[int, int]
+    m: int
+    n: int
+    k: int
+    density: float
+
+
+class PackedWeight(NamedTuple):
+    """The tensors of a weight as a backend's ``run`` takes them. A tuple: one is made in every call."""
+
+    values: Tensor
+    bias: Tensor | None
+    crow: Tensor
+    col: Tensor
+    index: Tensor
+    n: int
+    k: int
+
+
+class Backend(Protocol):
+    """What a kernel's ``load`` leads to."""
+
+    def pack(self, weight: BlockSparse) -> Tensor:
+        """The kernel's own index over the weight's blocks, int32, possibly empty. Values are not copied."""
+
+    def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
+        """``x`` (m, k) times the weight's transpose, plus bias: (m, n)."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A line of the table.
+
+    Attributes:
+        name: as ``explain`` prints it.
+        op: which op it serves.
+        load: ``"module:attribute"`` of its Backend, imported on first use.
+        refuse: None if the kernel takes the problem, else the reason in words.
+    """
+
+    name: str
+    op: str
+    load: str
+    refuse: Callable[[Problem], str | None]
+
+    def backend(self) -> Backend:
+        """The kernel's implementation. ImportError, in words, where its backend is not installed."""
+        return _load(self.load)
+
+
+@functools.cache
+def _load(path: str) -> Backend:
+    module, _, attribute = path.partition(":")
+    return cast(Backend, getattr(importlib.import_module(module), attribute))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel that runs, and why those before it in the table do not: (name, reason) pairs."""
+
+    kernel: Kernel
+    refusals: tuple[tuple[str, str], ...]
+
+
+def select(problem: Problem, kernels: Sequence[Kernel]) -> Choice:
+    """The first kernel of the table that does not refuse.
+
+    Raises:
+        ValueError: no kernel of the table serves this op.
+    """
+    refusals: list[tuple[str, str]] = []
+    for kernel in kernels:
+        if kernel.op != problem.op:
+            continue
+        reason = kernel.refuse(problem)
+        if reason is None:
+            return Choice(kernel, tuple(refusals))
+        refusals.append((kernel.name, reason))
+    raise ValueError(f"no kernel for {problem}: {refusals or f'op {problem.op!r} is unknown'}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A weight made ready for one kernel: immutable, made once, when a layer is swapped or moved."""
+
+    kernel: Kernel
+    index: Tensor
+    refusals: tuple[tuple[str, str], ...] = ()
+
+
+def make_plan(weight: BlockSparse, choice: Choice) -> Plan:
+    """Packs ``weight`` for the chosen kernel."""
+    return Plan(choice.kernel, choice.kernel.backend().pack(weight), choice.refusals)

@@ -1,0 +1,19 @@
+"""Layers, and the verbs that put them into networks."""
+
+from __future__ import annotations
+
+from sparsekern.nn.explain import Explanation, explain
+from sparsekern.nn.linear import SparseLinear
+from sparsekern.nn.report import LayerReport, SwapReport
+from sparsekern.nn.swap import SWAPS, restore_, swap_
+
+__all__ = [
+    "SWAPS",
+    "Explanation",
+    "LayerReport",
+    "SparseLinear",
+    "SwapReport",
+    "explain",
+    "restore_",
+    "swap_",
+]

@@ -1,0 +1,68 @@
+"""Which layers of a network may be swapped, and for the others, why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from sparsekern.masks import Masked
+from sparsekern.nn.linear import SparseLinear
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer in its place: ``parent._modules[child]`` is ``layer``. ``reason`` is why it cannot be swapped, or None."""
+
+    name: str
+    parent: nn.Module
+    child: str
+    layer: nn.Module
+    reason: str | None
+
+
+def sites(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Site]:
+    """Every layer of ``model`` that is of one of ``kinds`` or a subclass, in the model's order."""
+    uses = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    places = Counter(id(child) for m in model.modules() for child in m._modules.values())
+    found = []
+    for prefix, parent in model.named_modules():
+        for child, layer in parent._modules.items():
+            if isinstance(layer, kinds) and not isinstance(layer, SparseLinear):
+                name = f"{prefix}.{child}" if prefix else child
+                reason = _why_not(parent, layer, kinds, shared=places[id(layer)] > 1)
+                if reason is None and any(uses[id(p)] > 1 for p in layer.parameters()):
+                    reason = "its weight or bias is tied to another layer's"
+                found.append(Site(name, parent, child, layer, reason))
+    return found
+
+
+def _why_not(
+    parent: nn.Module, layer: nn.Module, kinds: tuple[type[nn.Module], ...], shared: bool
+) -> str | None:
+    kind = parametrize.type_before_parametrizations(layer)  # type: ignore[no-untyped-call]
+    if isinstance(parent, nn.MultiheadAttention):
+        return "nn.MultiheadAttention reads its weight past its forward"
+    if kind not in kinds:
+        return f"{kind.__name__} is a subclass that may compute something else"
+    if shared:
+        return "the layer stands in two places of the network"
+    if parametrize.is_parametrized(layer):
+        steps = [s for chain in layer.parametrizations.values() for s in chain]  # type: ignore[union-attr, operator]
+        others = sorted({type(s).__name__ for s in steps if not isinstance(s, Masked)})
+        if others:
+            return f"it is parametrized by {', '.join(others)}"
+    if any(
+        (layer._forward_hooks, layer._backward_hooks, layer._backward_pre_hooks, _foreign_pre_hooks(layer))
+    ):
+        return "it has hooks, which a swapped layer would lose"
+    return None
+
+
+def _foreign_pre_hooks(layer: nn.Module) -> list[object]:
+    """Forward pre-hooks other than those of torch.nn.utils.prune, whose zeros are in the weight already."""
+    from torch.nn.utils.prune import BasePruningMethod
+
+    return [hook for hook in layer._forward_pre_hooks.values() if not isinstance(hook, BasePruningMethod)]

@@ -1,0 +1,229 @@
+"""SparseLinear: an nn.Linear that stores and multiplies only what is not pruned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekern.formats import BlockSparse
+from sparsekern.kernels import KERNELS, Choice, Problem, make_plan, select
+from sparsekern.kernels.cost import relative_cost
+from sparsekern.masks import fit_block, masks_of
+from sparsekern.ops import Pattern, linear_of_values
+
+BLOCKS = ((1, 1), (8, 1), (16, 1), (32, 1))
+"""Blocks that ``block=None`` and ``swap_`` consider."""
+
+
+class SparseLinear(nn.Linear):
+    """``y = x Wᵀ + b`` with a block-sparse ``W`` (n, k): ``x`` (..., k) to (..., n).
+
+    It stays an ``nn.Linear`` for whoever asks. What trains is ``values``, a Parameter (blocks, out, in) in the order of
+    torch's BSR layout; ``weight`` is the dense (n, k) matrix made from it on each access, differentiable, not a Parameter.
+    Weights that were pruned stay pruned: a zero inside a stored block gets no gradient.
+
+    The state dict holds ``values``, ``crow``, ``col`` and ``bias``. A dense checkpoint (``weight``, ``bias``) loads too: the
+    pattern is then read from its zeros, in this layer's block.
+    """
+
+    def __init__(self, weight: BlockSparse, bias: Tensor | None = None, *, kept: Tensor | None = None) -> None:
+        """A layer around ``weight``; ``bias`` (n,). ``kept``, bool like ``weight.values``, marks what may train in
+        blocks that are stored but partly pruned.
+
+        Raises:
+            ValueError: ``bias`` has another shape, dtype or device than the weight wants.
+        """
+        nn.Module.__init__(self)  # nn.Linear's would make a dense weight
+        self.out_features, self.in_features = weight.shape
+        values = weight.values
+        if bias is not None and (
+            bias.shape != (self.out_features,) or bias.dtype != values.dtype or bias.device != values.device
+        ):
+            raise ValueError(
+                f"bias: expected {values.dtype} ({self.out_features},) on {values.device}, "
+                f"got {bias.dtype} {tuple(bias.shape)} on {bias.device}"
+            )
+        self.values = nn.Parameter(values.detach())
+        self.bias = None if bias is None else bias if isinstance(bias, nn.Parameter) else nn.Parameter(bias)
+        self.register_buffer("crow", weight.crow)
+        self.register_buffer("col", weight.col)
+        self.register_buffer("kept", kept, persistent=False)
+        self.register_buffer("index", None, persistent=False)
+        self.crow: Tensor
+        self.col: Tensor
+        self.index: Tensor
+        self.kept: Tensor | None
+        self._plan(weight)
+
+    @classmethod
+    def from_dense(
+        cls, linear: nn.Linear, block: tuple[int, int] | None = (1, 1), mask: Tensor | None = None
+    ) -> SparseLinear:
+        """A sparse copy of ``linear``, which may be masked, pruned by ``torch.nn.utils.prune``, or simply hold zeros.
+
+        Args:
+            linear: the layer; its bias Parameter is shared, not copied.
+            block: ``(out, in)``; a block taller or wider than the layer is an error, ragged edges are not. None takes the
+                one of ``BLOCKS`` that the cost function expects to be fastest.
+            mask: bool (n, k), true where the weight is alive; by default the layer's own mask, or where it is not zero.
+
+        Raises:
+            ValueError: the block does not fit, or the mask has another shape.
+        """
+        weight = linear.weight.detach()
+        if mask is None:
+            mask = masks_of(linear).get("weight", weight != 0)
+        if block is None:
+            block = cheapest_block(weight, mask)
+        matrix = BlockSparse.from_dense(weight, block, mask)
+        layer = cls(matrix, linear.bias, kept=_kept(matrix, mask))
+        layer.values.requires_grad_(any(p.requires_grad for p in _weights(linear)))
+        return layer.train(linear.training)
+
+    def to_dense(self) -> nn.Linear:
+        """A plain ``nn.Linear`` with the same weight and the same bias Parameter."""
+        with torch.device("meta"):
+            linear = nn.Linear(self.in_features, self.out_features, bias=False)
+        linear.weight = nn.Parameter(self.weight.detach().clone(), self.values.requires_grad)
+        linear.bias = self.bias
+        return linear.train(self.training)
+
+    @property
+    def matrix(self) -> BlockSparse:
+        """The weight in its format; its values are this layer's Parameter."""
+        return BlockSparse.trusted((self.out_features, self.in_features), self.crow, self.col, self.values)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """``(out, in)``."""
+        return self.values.shape[1], self.values.shape[2]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The dense weight (n, k), made anew on each access."""
+        return self.matrix.to_dense()
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros in the dense weight."""
+        total = self.out_features * self.in_features
+        return 1.0 - int(self.values.count_nonzero()) / total if total else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., k) to (..., n)."""
+        values = self.values
+        if self.kept is not None and torch.is_grad_enabled():
+            values = torch.where(self.kept, values, 0)
+        shape = (self.out_features, self.in_features)
+        return linear_of_values(x, values, self.bias, Pattern(self.crow, self.col, self.index, shape, self.kernel))
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"block={self.block}, density={self.matrix.density:.3f}, kernel={self.kernel}"
+        )
+
+    def reset_parameters(self) -> None:
+        """Draws the stored values as ``nn.Linear`` draws its weight; the pattern stays."""
+        bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
+        with torch.no_grad():
+            self.values.uniform_(-bound, bound)
+            if self.kept is not None:
+                self.values.masked_fill_(~self.kept, 0)
+            if self.bias is not None:
+                self.bias.uniform_(-bound, bound)
+
+    def _plan(self, weight: BlockSparse) -> None:
+        choice = select(problem_of(weight), KERNELS)
+        plan = make_plan(weight, choice)
+        self.kernel, self.refusals, self.index = plan.kernel.name, plan.refusals, plan.index
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
+        before = self.values.device, self.values.dtype
+        super()._apply(fn, recurse)
+        if (self.values.device, self.values.dtype) != before:
+            self._plan(self.matrix)  # another device or dtype may want another kernel
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        dense, stored = state_dict.get(prefix + "weight"), state_dict.get(prefix + "values")
+        if dense is not None and stored is None:
+            shape = (self.out_features, self.in_features)
+            if tuple(dense.shape) != shape:
+                raise ValueError(f"{prefix}weight: expected {shape}, got {tuple(dense.shape)}")
+            matrix = BlockSparse.from_dense(dense.to(self.values), self.block)
+            kept = _kept(matrix, matrix.to_dense() != 0)
+        elif stored is not None:
+            crow, col = (state_dict.get(prefix + name, getattr(self, name)) for name in ("crow", "col"))
+            to = self.values.device
+            matrix = BlockSparse(
+                (self.out_features, self.in_features),
+                self.block,
+                crow.to(to),
+                col.to(to),
+                stored.detach().to(self.values),
+            )
+            kept = _kept(matrix, matrix.to_dense() != 0)
+        else:
+            return super()._load_from_state_dict(state_dict, prefix, *args)
+        self._take(matrix, kept)
+        rest = {key: value for key, value in state_dict.items() if key != prefix + "weight"}
+        rest |= {prefix + "values": self.values, prefix + "crow": self.crow, prefix + "col": self.col}
+        super()._load_from_state_dict(rest, prefix, *args)
+
+    def _take(self, matrix: BlockSparse, kept: Tensor | None) -> None:
+        """Another weight of the same shape and block. The Parameter stays the same object."""
+        self.crow, self.col, self.kept = matrix.crow.clone(), matrix.col.clone(), kept
+        with torch.no_grad():
+            if self.values.shape == matrix.values.shape:
+                self.values.copy_(matrix.values)
+            else:
+                self.values.data = matrix.values.clone()
+        self._plan(self.matrix)
+
+
+def problem_of(weight: BlockSparse, m: int = 64) -> Problem:
+    """The Problem that a weight poses, with ``m`` rows of the input."""
+    device = weight.values.device.type
+    arch = ""
+    if device == "cpu":
+        from sparsekern.kernels import cpu
+
+        arch = cpu.isa()
+    dtype = str(weight.values.dtype).removeprefix("torch.")
+    return Problem("linear", device, arch, dtype, weight.block, m, *weight.shape, weight.density)
+
+
+def choice_for(weight: BlockSparse) -> Choice:
+    """The kernel that a weight would run on, and why not a better one."""
+    return select(problem_of(weight), KERNELS)
+
+
+def expected_cost(weight: Tensor, mask: Tensor, block: tuple[int, int]) -> float:
+    """Expected time of a (n, k) weight in blocks, over the best dense time (kernels/cost.py)."""
+    matrix = BlockSparse.from_dense(weight, block, mask)
+    return relative_cost(choice_for(matrix).kernel.name, problem_of(matrix))
+
+
+def fitting_blocks(weight: Tensor) -> list[tuple[int, int]]:
+    """BLOCKS, each clipped to the weight: (16, 1) on 10 outputs is (10, 1)."""
+    return list(dict.fromkeys(fit_block(block, weight.shape) for block in BLOCKS))
+
+
+def cheapest_block(weight: Tensor, mask: Tensor) -> tuple[int, int]:
+    """The block of BLOCKS, clipped to the weight, that the cost function expects to be fastest."""
+    return min(fitting_blocks(weight), key=lambda block: expected_cost(weight, mask, block))
+
+
+def _kept(matrix: BlockSparse, mask: Tensor) -> Tensor | None:
+    """Which stored elements may train; None if all may. Padding beyond a ragged edge never does."""
+    kept = matrix.sample(mask)
+    return None if bool(kept.all()) else kept
+
+
+def _weights(linear: nn.Linear) -> list[nn.Parameter]:
+    return [p for name, p in linear.named_parameters() if name != "bias"]

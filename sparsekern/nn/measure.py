@@ -1,0 +1,94 @@
+"""Measuring one layer: candidate blocks against every dense implementation, on the layer's real input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sparsekern.bench import DENSE, Timing, best_dense, interleave, keep_sparse, ratio
+from sparsekern.masks import fit_block, masks_of
+from sparsekern.nn.linear import SparseLinear, expected_cost, fitting_blocks
+from sparsekern.nn.report import LayerReport
+
+HOPELESS = 2.0  # expected sparse time over best dense time beyond which a candidate is not worth timing
+MOST_TIMED = 3
+
+
+def measure_linear(
+    name: str, layer: nn.Linear, x: Tensor, block: tuple[int, int] | None, margin: float
+) -> tuple[LayerReport, SparseLinear | None]:
+    """Times ``layer`` on ``x`` and decides. Returns the report and, where sparse wins, the layer to put in.
+
+    Candidates are ordered by the expected cost; the best few within ``HOPELESS`` of dense are timed. Their outputs are checked
+    first: componentwise within 2 γ_k Σ|w||x| of the dense one, γ_k = k u / (1 - k u) with unit roundoff u (Higham, Accuracy
+    and Stability of Numerical Algorithms, 2nd ed., eq. 3.5: two sums in any order differ by no more).
+    """
+    weight = layer.weight.detach()
+    mask = masks_of(layer).get("weight", weight != 0)
+    share = 1.0 - int((mask & (weight != 0)).sum()) / max(weight.numel(), 1)
+    kept = partial(LayerReport, name, "Linear", share, None, None, "kept")
+    if weight.numel() == 0 or x.numel() == 0:
+        return kept("nothing to compute"), None
+    if block is not None and fit_block(block, weight.shape) != tuple(block):
+        return kept(f"block {tuple(block)} does not fit in {tuple(weight.shape)}"), None
+    costs = {b: expected_cost(weight, mask, b) for b in ([block] if block else fitting_blocks(weight))}
+    timed = [b for b in sorted(costs, key=costs.__getitem__) if costs[b] <= HOPELESS][:MOST_TIMED]
+    if not timed:
+        least = min(costs.values())
+        return kept(f"expected {least:.1f} times the best dense time at this sparsity; not timed"), None
+    candidates = {str(b): SparseLinear.from_dense(layer, b, mask).eval() for b in timed}
+    dense, want = _dense(weight, layer.bias, x)
+    wrong = [b for b, sparse in candidates.items() if not agrees(sparse(x), want, x, weight)]
+    if wrong:
+        return kept(f"the sparse result differs from the dense one in blocks {', '.join(wrong)}"), None
+    calls: dict[str, Callable[[], object]] = {n: partial(call, x) for n, call in dense.items()}
+    times = interleave(calls | {b: partial(sparse, x) for b, sparse in candidates.items()})
+    return _decide(kept, candidates, times, margin)
+
+
+def _dense(
+    weight: Tensor, bias: Tensor | None, x: Tensor
+) -> tuple[dict[str, Callable[[Tensor], Tensor]], Tensor]:
+    """Every dense implementation that can serve, and the output of eager torch."""
+    prepared = {name: prepare(weight, bias, x) for name, prepare in DENSE.items()}
+    calls = {name: call for name, call in prepared.items() if not isinstance(call, str)}
+    return calls, torch.nn.functional.linear(x, weight, bias)
+
+
+def _decide(
+    kept: Callable[..., LayerReport],
+    candidates: dict[str, SparseLinear],
+    times: dict[str, Timing],
+    margin: float,
+) -> tuple[LayerReport, SparseLinear | None]:
+    best = best_dense({n: t for n, t in times.items() if n not in candidates})
+    winner = min(candidates, key=lambda b: times[b].median_us)
+    sparse = candidates[winner]
+    wins, reason = keep_sparse(ratio(times[best], times[winner]), margin)
+    report = kept(f"{reason} than {best}" if wins else reason)
+    fields = {
+        "block": sparse.block,
+        "kernel": sparse.kernel,
+        "decision": "swapped" if wins else "kept",
+        "torch_us": times["torch"].median_us,
+        "dense_us": times[best].median_us,
+        "best_dense": best,
+        "sparse_us": times[winner].median_us,
+        "bytes_dense": sparse.out_features * sparse.in_features * sparse.values.element_size(),
+        "bytes_sparse": sparse.matrix.nbytes + sparse.index.numel() * sparse.index.element_size(),
+    }
+    return LayerReport(**{**report.__dict__, **fields}), sparse if wins else None
+
+
+def agrees(got: Tensor, want: Tensor, x: Tensor, weight: Tensor) -> bool:
+    """Whether two products of ``x`` and ``weight`` differ by rounding alone, wherever the dense one is finite."""
+    k = weight.shape[1]
+    unit = torch.finfo(weight.dtype).eps / 2
+    gamma = (k + 1) * unit / (1 - (k + 1) * unit)
+    bound = torch.nn.functional.linear(x.abs().double(), weight.abs().double())
+    limit = 2 * gamma * bound + 2 * unit * want.double().abs()
+    off = (got.double() - want.double()).abs() > limit
+    return got.shape == want.shape and not bool((off & want.isfinite()).any())
