@@ -1,7 +1,7 @@
 """Builds ``sparsekern._core``. Metadata is in pyproject.toml.
 
-No torch is needed to build: the extension sees raw pointers and sizes only. No ISA flag is passed to the compiler
-either: each ``csrc/cpu/isa_*.cpp`` opens its own target region (docs/decisions/0002).
+No torch is needed to build: the extension sees raw pointers and sizes only. No ISA flag is passed to the
+compiler either: each ``csrc/cpu/isa_*.cpp`` opens its own target region (docs/decisions/0002).
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-// Work runs on torch's own thread pool, so torch.set_num_threads is obeyed and no second pool fights it. libtorch exports
-// the C functions torch_parallel_for and torch_get_num_threads (stable since torch 2.10); Python hands over their addresses.
+// Work runs on torch's own thread pool, so torch.set_num_threads is obeyed and no second pool fights it.
+// libtorch exports the C functions torch_parallel_for and torch_get_num_threads (stable since torch 2.10);
+// Python hands over their addresses.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,8 @@ extern const Isa kScalar;
 
 const Isa* const kIsas[] = {
 #if defined(__x86_64__)
-    &kAvx512, &kAvx2,
+    &kAvx512,
+    &kAvx2,
 #elif defined(__aarch64__)
     &kNeon,
 #endif
@@ -36,7 +37,9 @@ const Isa& isa_by_name(const std::string& name) {
   std::string known;
   for (const Isa* isa : kIsas) {
     if (name == isa->name) {
-      if (!isa->supported()) throw std::invalid_argument("ISA '" + name + "': this machine lacks it; it has: " + supported_names());
+      if (!isa->supported())
+        throw std::invalid_argument("ISA '" + name +
+                                    "': this machine lacks it; it has: " + supported_names());
       return *isa;
     }
     known += std::string(known.empty() ? "" : ", ") + isa->name;

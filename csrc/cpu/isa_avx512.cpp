@@ -11,7 +11,8 @@
 #endif
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")
@@ -73,7 +74,8 @@ struct Zmm {
   static T as_ps(__m512d a) { return _mm512_castpd_ps(a); }
 };
 
-// Half vectors: for blocks of at most 8 outputs and batches of at most 8 rows, where half of a Zmm would idle.
+// Half vectors: for blocks of at most 8 outputs and batches of at most 8 rows, where half of a Zmm would
+// idle.
 struct Ymm {
   using T = __m256;
   using Mask = __mmask8;
@@ -94,17 +96,19 @@ struct Ymm {
   }
 };
 
-#include "cpu/tasks.inc.h"
-#include "cpu/pack.inc.h"
-#include "cpu/linear_vector.inc.h"
 #include "cpu/linear_unstructured.inc.h"
+#include "cpu/linear_vector.inc.h"
+#include "cpu/pack.inc.h"
 #include "cpu/peak.inc.h"
+#include "cpu/tasks.inc.h"
 
 // Runs a kernel on half vectors where the lanes' extent (outputs of a block, or rows of x) fits them.
-template <template <class> class Kernel, int64_t LinearArgs::*lanes>
+template <template <class> class Kernel, int64_t LinearArgs::* lanes>
 struct ByLanes {
   static bool half(const LinearArgs& a) { return a.*lanes <= Ymm::width; }
-  static int64_t tiles(const LinearArgs& a) { return half(a) ? Kernel<Ymm>::tiles(a) : Kernel<Zmm>::tiles(a); }
+  static int64_t tiles(const LinearArgs& a) {
+    return half(a) ? Kernel<Ymm>::tiles(a) : Kernel<Zmm>::tiles(a);
+  }
   static size_t scratch_floats(const LinearArgs& a) {
     return half(a) ? Kernel<Ymm>::scratch_floats(a) : Kernel<Zmm>::scratch_floats(a);
   }
@@ -115,8 +119,9 @@ struct ByLanes {
 };
 
 bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("fma");
 }
 
 }  // namespace

@@ -46,11 +46,11 @@ struct Neon {
   }
 };
 
-#include "cpu/tasks.inc.h"
-#include "cpu/pack.inc.h"
-#include "cpu/linear_vector.inc.h"
 #include "cpu/linear_unstructured.inc.h"
+#include "cpu/linear_vector.inc.h"
+#include "cpu/pack.inc.h"
 #include "cpu/peak.inc.h"
+#include "cpu/tasks.inc.h"
 
 bool supported() { return true; }  // part of the aarch64 baseline
 

@@ -4,7 +4,8 @@
 namespace sparsekern {
 namespace {
 
-// Plain C++ at the platform's baseline, written as 4 lanes so that the one body serves; runs on every machine.
+// Plain C++ at the platform's baseline, written as 4 lanes so that the one body serves; runs on every
+// machine.
 struct Scalar {
   struct T {
     float at[4];
@@ -50,11 +51,11 @@ struct Scalar {
   }
 };
 
-#include "cpu/tasks.inc.h"
-#include "cpu/pack.inc.h"
-#include "cpu/linear_vector.inc.h"
 #include "cpu/linear_unstructured.inc.h"
+#include "cpu/linear_vector.inc.h"
+#include "cpu/pack.inc.h"
 #include "cpu/peak.inc.h"
+#include "cpu/tasks.inc.h"
 
 bool supported() { return true; }
 

@@ -1,5 +1,6 @@
 // The whole interface between the binding and the CPU kernels.
-// Nothing below csrc/cpu knows of torch, Python or threads: a kernel runs tasks [begin, end) on the caller's thread.
+// Nothing below csrc/cpu knows of torch, Python or threads: a kernel runs tasks [begin, end) on the caller's
+// thread.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +11,9 @@
 namespace sparsekern {
 
 // y[m][n] = x[m][k] * W[n][k]^T + bias, W in block-sparse rows with blocks (v, 1):
-// block row b holds nonzero blocks crow[b] .. crow[b + 1], block j stands in column col[j], its v values at values[j * v].
-// Edges may be ragged: the last block row has n - b * v real outputs, what is stored for the others is never written out.
+// block row b holds nonzero blocks crow[b] .. crow[b + 1], block j stands in column col[j], its v values at
+// values[j * v]. Edges may be ragged: the last block row has n - b * v real outputs, what is stored for the
+// others is never written out.
 struct LinearArgs {
   const float* x;
   int64_t x_stride;  // elements from one row of x to the next
@@ -28,7 +30,7 @@ struct LinearArgs {
 };
 
 struct LinearKernel {
-  int64_t (*tiles)(const LinearArgs&);        // tiles of rows of x; does not depend on the number of threads
+  int64_t (*tiles)(const LinearArgs&);  // tiles of rows of x; does not depend on the number of threads
   size_t (*scratch_floats)(const LinearArgs&);  // scratch of one thread, 64-byte aligned
   void (*run)(const LinearArgs&, int64_t begin, int64_t end, float* scratch);  // tasks: tile * chunks + chunk
 };
@@ -45,8 +47,9 @@ struct Isa {
 // Columns of x that one step of Plan::panels spans.
 constexpr int64_t kPanelColumns = 64;
 
-std::vector<const Isa*> isas();            // compiled in, best first
-const Isa& isa_by_name(const std::string&);  // throws std::invalid_argument: unknown, or this machine lacks it
-const Isa& best_isa();                     // SPARSEKERN_ISA if set, else the first that this machine supports
+std::vector<const Isa*> isas();  // compiled in, best first
+const Isa& isa_by_name(
+    const std::string&);  // throws std::invalid_argument: unknown, or this machine lacks it
+const Isa& best_isa();    // SPARSEKERN_ISA if set, else the first that this machine supports
 
 }  // namespace sparsekern

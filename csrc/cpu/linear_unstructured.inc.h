@@ -1,20 +1,21 @@
 // Included inside each ISA's region. Linear for single weights: lanes are rows of x.
 //
-// A nonzero weight is broadcast and meets R vectors of packed x (R * width rows of the batch). What limits it are loads:
-// (R + 2) / R per FMA, so R is large, and the packed columns must come from L1: x is packed a panel of columns at a time,
-// and `panels` tells where each row's nonzeros enter each panel. Weights and columns are read where the format holds them,
-// since a row's nonzeros of neighbouring panels lie side by side; with few rows of x, panels are joined.
+// A nonzero weight is broadcast and meets R vectors of packed x (R * width rows of the batch). What limits it
+// are loads: (R + 2) / R per FMA, so R is large, and the packed columns must come from L1: x is packed a
+// panel of columns at a time, and `panels` tells where each row's nonzeros enter each panel. Weights and
+// columns are read where the format holds them, since a row's nonzeros of neighbouring panels lie side by
+// side; with few rows of x, panels are joined.
 //
 // panels[p][b] = index of the first nonzero block of block row b whose column is >= p * kPanelColumns, for
-// p = 0 .. ceil(k / kPanelColumns); the last row of the table equals crow[b + 1]. Blocks (v, 1) are v rows that share their
-// columns: row r reads values[j * v + r % v].
+// p = 0 .. ceil(k / kPanelColumns); the last row of the table equals crow[b + 1]. Blocks (v, 1) are v rows
+// that share their columns: row r reads values[j * v + r % v].
 
 constexpr int64_t kPanelFloats = 12 * 1024;  // 48 KB, an L1 of today
 constexpr int64_t kSumFloats = 64 * 1024;    // 256 KB of partial sums wait in L2 while the panels go by
 
 template <class Vec, int R>
-inline void gather_run(const LinearArgs& a, const float* values, int64_t begin, int64_t end, int64_t k0, const float* panel,
-                       typename Vec::T (&acc)[R]) {
+inline void gather_run(const LinearArgs& a, const float* values, int64_t begin, int64_t end, int64_t k0,
+                       const float* panel, typename Vec::T (&acc)[R]) {
   using T = typename Vec::T;
   constexpr int W = Vec::width, U = R >= 8 ? 1 : (R >= 2 ? 2 : 4);  // see Chains in linear_vector.inc.h
   T more[U][R];
@@ -44,7 +45,8 @@ inline void gather_run(const LinearArgs& a, const float* values, int64_t begin, 
 }
 
 template <class Vec, int R>
-void unstructured_rows(const LinearArgs& a, int64_t row0, int64_t rows, int64_t first, int64_t last, float* scratch) {
+void unstructured_rows(const LinearArgs& a, int64_t row0, int64_t rows, int64_t first, int64_t last,
+                       float* scratch) {
   using T = typename Vec::T;
   constexpr int W = Vec::width;
   constexpr int64_t lanes = R * W;
@@ -102,11 +104,16 @@ struct UnstructuredLinear {
   static bool dots(const LinearArgs& a) { return a.m <= kDotRows && a.v == 1; }
   // Tiles are whole vectors of rows, but for the last.
   static int64_t vectors(const LinearArgs& a) { return (a.m + Vec::width - 1) / Vec::width; }
-  static int64_t tiles(const LinearArgs& a) { return dots(a) ? 1 : tile_count(vectors(a), Vec::batch_vectors); }
-  static size_t scratch_floats(const LinearArgs& a) {
-    return dots(a) ? 0 : size_t(kPanelFloats) + size_t(pass_block_rows(a) * a.v) * Vec::batch_vectors * Vec::width;
+  static int64_t tiles(const LinearArgs& a) {
+    return dots(a) ? 1 : tile_count(vectors(a), Vec::batch_vectors);
   }
-  // Block rows whose sums fit in kSumFloats: a tile takes as many passes as it needs, each packs the panels anew.
+  static size_t scratch_floats(const LinearArgs& a) {
+    return dots(a)
+               ? 0
+               : size_t(kPanelFloats) + size_t(pass_block_rows(a) * a.v) * Vec::batch_vectors * Vec::width;
+  }
+  // Block rows whose sums fit in kSumFloats: a tile takes as many passes as it needs, each packs the panels
+  // anew.
   static int64_t pass_block_rows(const LinearArgs& a) {
     const int64_t rows = kSumFloats / (Vec::batch_vectors * Vec::width * a.v);
     return rows < 1 ? 1 : rows;

@@ -1,11 +1,11 @@
 // Included inside each ISA's region. Linear for blocks (v, 1): lanes are outputs.
 //
-// A nonzero block is v weights that share one input, so it loads as whole vectors and meets a broadcast of x; each loaded
-// weight serves R rows of x at once. The R rows are packed to [k][R] first: R row pointers with the same offset would fight
-// for one cache set whenever the row stride is a multiple of 4 KB.
+// A nonzero block is v weights that share one input, so it loads as whole vectors and meets a broadcast of x;
+// each loaded weight serves R rows of x at once. The R rows are packed to [k][R] first: R row pointers with
+// the same offset would fight for one cache set whenever the row stride is a multiple of 4 KB.
 
-// Blocks taller than two vectors are cut into segments of two; U sums over the nonzeros run side by side when R alone
-// leaves too few independent chains to hide the FMA's latency (4 cycles at 2 a cycle: 8 chains).
+// Blocks taller than two vectors are cut into segments of two; U sums over the nonzeros run side by side when
+// R alone leaves too few independent chains to hide the FMA's latency (4 cycles at 2 a cycle: 8 chains).
 template <class Vec, int NV, int R>
 struct Chains {
   static constexpr int count = R * NV >= 8 ? 1 : (R * NV >= 4 ? 2 : (R * NV >= 2 ? 4 : 8));
@@ -33,7 +33,8 @@ inline void segment(const Segment& s) {
   T acc[U][R][NV];
   for (int v = 0; v < NV; ++v) {
     const int64_t left = s.stored - v * W;
-    const T start = s.bias && left > 0 ? Vec::load(s.bias + v * W, Vec::mask(left < W ? left : W)) : Vec::zero();
+    const T start =
+        s.bias && left > 0 ? Vec::load(s.bias + v * W, Vec::mask(left < W ? left : W)) : Vec::zero();
     for (int u = 0; u < U; ++u)
       for (int r = 0; r < R; ++r) acc[u][r][v] = u ? Vec::zero() : start;
   }
@@ -105,7 +106,9 @@ template <class Vec>
 struct VectorLinear {
   using Rows = void (*)(const LinearArgs&, int64_t, int64_t, int64_t, const float*);
 
-  static int64_t most_rows(const LinearArgs& a) { return a.v >= 2 * Vec::width ? Vec::rows_of_pairs : Vec::rows; }
+  static int64_t most_rows(const LinearArgs& a) {
+    return a.v >= 2 * Vec::width ? Vec::rows_of_pairs : Vec::rows;
+  }
   static int64_t tiles(const LinearArgs& a) { return tile_count(a.m, most_rows(a)); }
   static size_t scratch_floats(const LinearArgs& a) { return size_t(a.k) * Vec::rows + Vec::width; }
 

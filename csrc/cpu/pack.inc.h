@@ -1,10 +1,12 @@
-// Included inside each ISA's region, after the vector types. Moves between row-major matrices and lane-major tiles.
+// Included inside each ISA's region, after the vector types. Moves between row-major matrices and lane-major
+// tiles.
 
-// tile[j][lane] = x[lane][j] for lane < rows, j < columns; lanes rows .. lanes-1 become zero. The tile's rows are `lanes`
-// apart, lanes <= Vec::width. Whole vectors are stored, in rising j, so up to width - lanes floats behind the tile are
-// overwritten: scratch buffers leave that room.
+// tile[j][lane] = x[lane][j] for lane < rows, j < columns; lanes rows .. lanes-1 become zero. The tile's rows
+// are `lanes` apart, lanes <= Vec::width. Whole vectors are stored, in rising j, so up to width - lanes
+// floats behind the tile are overwritten: scratch buffers leave that room.
 template <class Vec>
-inline void pack_group(const float* x, int64_t x_stride, int64_t rows, int64_t columns, int64_t lanes, float* tile) {
+inline void pack_group(const float* x, int64_t x_stride, int64_t rows, int64_t columns, int64_t lanes,
+                       float* tile) {
   constexpr int W = Vec::width;
   typename Vec::T block[W];
   int64_t j = 0;
@@ -12,7 +14,9 @@ inline void pack_group(const float* x, int64_t x_stride, int64_t rows, int64_t c
     const int64_t wide = columns - j < W ? columns - j : W;
     const typename Vec::Mask mask = Vec::mask(wide);
     for (int i = 0; i < W; ++i)
-      block[i] = i >= rows ? Vec::zero() : (wide == W ? Vec::load(x + i * x_stride + j) : Vec::load(x + i * x_stride + j, mask));
+      block[i] = i >= rows
+                     ? Vec::zero()
+                     : (wide == W ? Vec::load(x + i * x_stride + j) : Vec::load(x + i * x_stride + j, mask));
     Vec::transpose(block);
     for (int64_t i = 0; i < wide; ++i) Vec::store(tile + (j + i) * lanes, block[i]);
   }
@@ -20,7 +24,8 @@ inline void pack_group(const float* x, int64_t x_stride, int64_t rows, int64_t c
 
 // The same for `groups` vectors of lanes: tile[j][g * width + lane].
 template <class Vec>
-inline void pack_lanes(const float* x, int64_t x_stride, int64_t rows, int64_t columns, int64_t groups, float* tile) {
+inline void pack_lanes(const float* x, int64_t x_stride, int64_t rows, int64_t columns, int64_t groups,
+                       float* tile) {
   constexpr int W = Vec::width;
   typename Vec::T block[W];
   const int64_t lanes = groups * W;
@@ -30,8 +35,9 @@ inline void pack_lanes(const float* x, int64_t x_stride, int64_t rows, int64_t c
     for (int64_t g = 0; g < groups; ++g) {
       const float* from = x + g * W * x_stride + j;
       for (int i = 0; i < W; ++i)
-        block[i] = g * W + i >= rows ? Vec::zero()
-                                     : (wide == W ? Vec::load(from + i * x_stride) : Vec::load(from + i * x_stride, mask));
+        block[i] = g * W + i >= rows
+                       ? Vec::zero()
+                       : (wide == W ? Vec::load(from + i * x_stride) : Vec::load(from + i * x_stride, mask));
       Vec::transpose(block);
       for (int64_t i = 0; i < wide; ++i) Vec::store(tile + (j + i) * lanes + g * W, block[i]);
     }
@@ -40,14 +46,16 @@ inline void pack_lanes(const float* x, int64_t x_stride, int64_t rows, int64_t c
 
 // y[lane][j] = tile[j][lane] for lane < rows, j < columns.
 template <class Vec>
-inline void unpack_lanes(const float* tile, int64_t lanes, int64_t rows, int64_t columns, float* y, int64_t y_stride) {
+inline void unpack_lanes(const float* tile, int64_t lanes, int64_t rows, int64_t columns, float* y,
+                         int64_t y_stride) {
   constexpr int W = Vec::width;
   typename Vec::T block[W];
   for (int64_t j = 0; j < columns; j += W) {
     const int64_t wide = columns - j < W ? columns - j : W;
     const typename Vec::Mask mask = Vec::mask(wide);
     for (int64_t g = 0; g < rows; g += W) {
-      for (int64_t i = 0; i < W; ++i) block[i] = i < wide ? Vec::load(tile + (j + i) * lanes + g) : Vec::zero();
+      for (int64_t i = 0; i < W; ++i)
+        block[i] = i < wide ? Vec::load(tile + (j + i) * lanes + g) : Vec::zero();
       Vec::transpose(block);
       const int64_t high = rows - g < W ? rows - g : W;
       for (int64_t i = 0; i < high; ++i) {

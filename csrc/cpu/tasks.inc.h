@@ -4,7 +4,8 @@
 inline int64_t tile_count(int64_t m, int64_t most) { return (m + most - 1) / most; }
 inline int64_t tile_begin(int64_t m, int64_t tiles, int64_t tile) { return m * tile / tiles; }
 
-// First block row of a chunk: chunks hold equal shares of (nonzero blocks + rows), so that empty rows cost too.
+// First block row of a chunk: chunks hold equal shares of (nonzero blocks + rows), so that empty rows cost
+// too.
 inline int64_t chunk_begin(const LinearArgs& a, int64_t chunk) {
   const int64_t rows = a.block_rows();
   if (chunk <= 0) return 0;
@@ -21,14 +22,15 @@ inline int64_t chunk_begin(const LinearArgs& a, int64_t chunk) {
   return low;
 }
 
-// Calls body(tile, first block row, last block row) for tasks [begin, end); neighbouring chunks of a tile are joined, so a
-// tile is packed once by each thread that works on it.
+// Calls body(tile, first block row, last block row) for tasks [begin, end); neighbouring chunks of a tile are
+// joined, so a tile is packed once by each thread that works on it.
 template <class Body>
 inline void for_each_tile(const LinearArgs& a, int64_t begin, int64_t end, Body body) {
   while (begin < end) {
     const int64_t tile = begin / a.chunks;
     const int64_t stop = (tile + 1) * a.chunks < end ? (tile + 1) * a.chunks : end;
-    const int64_t first = chunk_begin(a, begin - tile * a.chunks), last = chunk_begin(a, stop - tile * a.chunks);
+    const int64_t first = chunk_begin(a, begin - tile * a.chunks),
+                  last = chunk_begin(a, stop - tile * a.chunks);
     if (first < last) body(tile, first, last);
     begin = stop;
   }

@@ -17,16 +17,18 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 class BlockSparse:
     """A sparse matrix of blocks, in torch's own BSR words and layout.
 
-    Edges may be ragged: with ``shape = (100, 50)`` and ``block = (16, 1)`` there are 7 block rows, and the last block's
-    rows 4 to 15 are padding, held as zeros and never shown by :meth:`to_dense`. ``nnz`` blocks are stored.
+    Edges may be ragged: with ``shape = (100, 50)`` and ``block = (16, 1)`` there are 7 block rows, and the
+    last block's rows 4 to 15 are padding, held as zeros and never shown by :meth:`to_dense`. ``nnz`` blocks
+    are stored.
 
     Attributes:
         shape: ``(n, k)``, outputs and inputs.
         block: ``(out, in)``; ``(1, 1)`` is unstructured, i.e. CSR.
         crow: int32 ``(ceil(n / out) + 1,)``, where each block row begins.
         col: int32 ``(nnz,)``, block columns, strictly rising within a block row.
-        values: ``(nnz, out, in)``, floating point. NaN and infinity are kept as they are; note that a product skips
-            stored-nowhere zeros, so NaN or infinity in an activation is hidden wherever the weight is zero.
+        values: ``(nnz, out, in)``, floating point. NaN and infinity are kept as they are; note that a product
+            skips stored-nowhere zeros, so NaN or infinity in an activation is hidden wherever the weight is
+            zero.
 
     Everything is checked once, here; kernels trust it.
 
@@ -65,10 +67,12 @@ class BlockSparse:
     def from_dense(
         cls, weight: Tensor, block: tuple[int, int] = (1, 1), mask: Tensor | None = None
     ) -> BlockSparse:
-        """Blocks of ``weight`` (n, k) that hold a nonzero, or a kept element where a bool ``mask`` (n, k) is given.
+        """Blocks of ``weight`` (n, k) that hold a nonzero, or a kept element where a bool ``mask`` (n, k) is
+        given.
 
         Raises:
-            ValueError: ``weight`` is not a two-dimensional strided float tensor, ``block`` does not fit in it, or
+            ValueError: ``weight`` is not a two-dimensional strided float tensor, ``block`` does not fit in
+            it, or
                 ``mask`` has another shape.
         """
         _check_dense(weight, mask)
@@ -105,7 +109,11 @@ class BlockSparse:
         rows, columns = grid(self.shape, self.block)
         blocks = self.values.new_zeros(rows * columns, out, inner)
         blocks = blocks.index_copy(0, self.block_row() * columns + self.col.long(), self.values)
-        return blocks.view(rows, columns, out, inner).transpose(1, 2).reshape(rows * out, columns * inner)[:n, :k]
+        return (
+            blocks.view(rows, columns, out, inner)
+            .transpose(1, 2)
+            .reshape(rows * out, columns * inner)[:n, :k]
+        )
 
     def block_row(self) -> Tensor:
         """int64 ``(nnz,)``: the block row of each stored block."""
@@ -120,7 +128,8 @@ class BlockSparse:
         return expand(present.view(rows, columns), self.shape, self.block)
 
     def sample(self, matrix: Tensor) -> Tensor:
-        """The blocks of a dense ``(n, k)`` matrix where this one stores some: ``(nnz, out, in)``, padding zero."""
+        """The blocks of a dense ``(n, k)`` matrix where this one stores some: ``(nnz, out, in)``, padding
+        zero."""
         return _as_blocks(matrix, self.block)[self.block_row(), self.col.long()]
 
 
@@ -140,7 +149,9 @@ def _check_dense(weight: Tensor, mask: Tensor | None) -> None:
             f"got shape {tuple(weight.shape)}, {weight.layout}, {weight.dtype}"
         )
     if mask is not None and (mask.shape != weight.shape or mask.dtype is not torch.bool):
-        raise ValueError(f"expected a bool mask of shape {tuple(weight.shape)}; got {mask.dtype} {tuple(mask.shape)}")
+        raise ValueError(
+            f"expected a bool mask of shape {tuple(weight.shape)}; got {mask.dtype} {tuple(mask.shape)}"
+        )
 
 
 def _check_sizes(m: BlockSparse) -> None:
@@ -162,7 +173,9 @@ def _check_tensors(m: BlockSparse) -> None:
         raise ValueError(f"crow: expected {rows + 1} entries for {rows} block rows, got {m.crow.numel()}")
     want = (m.col.numel(), *m.block)
     if tuple(m.values.shape) != want or m.values.dtype not in DTYPES or not m.values.is_contiguous():
-        raise ValueError(f"values: expected contiguous {want} of dtype {_names(DTYPES)}, got {_kind(m.values)}")
+        raise ValueError(
+            f"values: expected contiguous {want} of dtype {_names(DTYPES)}, got {_kind(m.values)}"
+        )
     if m.values.numel() > INT32_MAX:
         raise ValueError(f"values: {m.values.numel()} elements overflow int32 indices")
 
@@ -173,11 +186,15 @@ def _check_indices(m: BlockSparse) -> None:
     _, columns = grid(m.shape, m.block)
     crow, col = m.crow.long(), m.col.long()
     if int(crow[0]) != 0 or int(crow[-1]) != m.nnz:
-        raise ValueError(f"crow: expected to run from 0 to {m.nnz} (len of col), got {int(crow[0])} to {int(crow[-1])}")
+        raise ValueError(
+            f"crow: expected to run from 0 to {m.nnz} (len of col), got {int(crow[0])} to {int(crow[-1])}"
+        )
     falls = (crow.diff() < 0).nonzero()
     if falls.numel():
         at = int(falls[0])
-        raise ValueError(f"crow: falls from {int(crow[at])} to {int(crow[at + 1])} at block row {at}; expected rising")
+        raise ValueError(
+            f"crow: falls from {int(crow[at])} to {int(crow[at + 1])} at block row {at}; expected rising"
+        )
     outside = ((col < 0) | (col >= columns)).nonzero()
     if outside.numel():
         at = int(outside[0])

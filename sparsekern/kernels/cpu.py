@@ -1,9 +1,11 @@
-"""The CPU backend: thin calls into ``sparsekern._core``. Addresses and sizes go in; every check was made before."""
+"""The CPU backend: thin calls into ``sparsekern._core``. Addresses and sizes go in; every check was made
+before."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,16 +19,13 @@ from sparsekern.kernels.select import PackedWeight
 
 def _use_torch_threads() -> None:
     """Hands libtorch's parallel-for to the extension, so that torch's own pool does the work."""
-    name = {"Darwin": "libtorch_cpu.dylib", "Windows": "torch_cpu.dll"}
-    import platform
+    name = "libtorch_cpu.dylib" if sys.platform == "darwin" else "libtorch_cpu.so"
+    torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
 
-    library = Path(torch.__file__).parent / "lib" / name.get(platform.system(), "libtorch_cpu.so")
-    torch_cpu = ctypes.CDLL(str(library))
-    address = [
-        ctypes.cast(getattr(torch_cpu, symbol), ctypes.c_void_p).value
-        for symbol in ("torch_parallel_for", "torch_get_num_threads")
-    ]
-    _core.use_thread_pool(*address)
+    def address(symbol: str) -> int:
+        return ctypes.cast(getattr(torch_cpu, symbol), ctypes.c_void_p).value or 0
+
+    _core.use_thread_pool(address("torch_parallel_for"), address("torch_get_num_threads"))
 
 
 _use_torch_threads()
@@ -74,7 +73,7 @@ def _run(call: Callable[..., None], x: Tensor, weight: PackedWeight) -> Tensor:
         weight.values.data_ptr(),
         weight.crow.data_ptr(),
         weight.col.data_ptr(),
-        weight.index.data_ptr(),
+        weight.plan_index.data_ptr(),
         0 if bias is None else bias.data_ptr(),
         y.data_ptr(),
         m,
@@ -96,10 +95,12 @@ class _Vector:
 
 
 class _Unstructured:
-    """Single weights: csrc/cpu/linear_unstructured.inc.h also wants to know where rows enter panels of columns."""
+    """Single weights: csrc/cpu/linear_unstructured.inc.h also wants to know where rows enter panels of
+    columns."""
 
     def pack(self, weight: BlockSparse) -> Tensor:
-        """int32 (ceil(k / 64) + 1, block rows): first block of each row at or behind each panel's first column."""
+        """int32 (ceil(k / 64) + 1, block rows): first block of each row at or behind each panel's first
+        column."""
         rows = weight.crow.numel() - 1
         panels = -(-weight.shape[1] // _core.PANEL_COLUMNS)
         place = (weight.col.long() // _core.PANEL_COLUMNS) * rows + weight.block_row()

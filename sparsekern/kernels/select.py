@@ -45,7 +45,7 @@ class PackedWeight(NamedTuple):
     bias: Tensor | None
     crow: Tensor
     col: Tensor
-    index: Tensor
+    plan_index: Tensor
     n: int
     k: int
 

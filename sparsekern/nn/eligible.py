@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -14,7 +15,8 @@ from sparsekern.nn.linear import SparseLinear
 
 @dataclass(frozen=True)
 class Site:
-    """A layer in its place: ``parent._modules[child]`` is ``layer``. ``reason`` is why it cannot be swapped, or None."""
+    """A layer in its place: ``parent._modules[child]`` is ``layer``. ``reason`` is why it cannot be swapped,
+    or None."""
 
     name: str
     parent: nn.Module
@@ -42,7 +44,7 @@ def sites(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Site]:
 def _why_not(
     parent: nn.Module, layer: nn.Module, kinds: tuple[type[nn.Module], ...], shared: bool
 ) -> str | None:
-    kind = parametrize.type_before_parametrizations(layer)  # type: ignore[no-untyped-call]
+    kind = parametrize.type_before_parametrizations(layer)
     if isinstance(parent, nn.MultiheadAttention):
         return "nn.MultiheadAttention reads its weight past its forward"
     if kind not in kinds:
@@ -50,8 +52,9 @@ def _why_not(
     if shared:
         return "the layer stands in two places of the network"
     if parametrize.is_parametrized(layer):
-        steps = [s for chain in layer.parametrizations.values() for s in chain]  # type: ignore[union-attr, operator]
-        others = sorted({type(s).__name__ for s in steps if not isinstance(s, Masked)})
+        chains = cast(nn.ModuleDict, layer.parametrizations).values()
+        steps = [step for chain in chains for step in cast(nn.ModuleList, chain)]
+        others = sorted({type(step).__name__ for step in steps if not isinstance(step, Masked)})
         if others:
             return f"it is parametrized by {', '.join(others)}"
     if any(

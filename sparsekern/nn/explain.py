@@ -34,7 +34,9 @@ class Explanation:
         for layer in self.layers:
             why = "; ".join(f"{kernel}: {reason}" for kernel, reason in layer.refusals)
             block = f"{layer.block[0]}x{layer.block[1]}"
-            rows.append([layer.name, layer.kernel, block, f"{layer.density:.3f}", why or "the best in the table"])
+            rows.append(
+                [layer.name, layer.kernel, block, f"{layer.density:.3f}", why or "the best in the table"]
+            )
         return as_table(("layer", "kernel", "block", "density", "why not a better one"), rows)
 
 

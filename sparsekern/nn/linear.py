@@ -22,17 +22,20 @@ BLOCKS = ((1, 1), (8, 1), (16, 1), (32, 1))
 class SparseLinear(nn.Linear):
     """``y = x Wᵀ + b`` with a block-sparse ``W`` (n, k): ``x`` (..., k) to (..., n).
 
-    It stays an ``nn.Linear`` for whoever asks. What trains is ``values``, a Parameter (blocks, out, in) in the order of
-    torch's BSR layout; ``weight`` is the dense (n, k) matrix made from it on each access, differentiable, not a Parameter.
-    Weights that were pruned stay pruned: a zero inside a stored block gets no gradient.
+    It stays an ``nn.Linear`` for whoever asks. What trains is ``values``, a Parameter (blocks, out, in) in
+    the order of torch's BSR layout; ``weight`` is the dense (n, k) matrix made from it on each access,
+    differentiable, not a Parameter. Weights that were pruned stay pruned: a zero inside a stored block gets
+    no gradient.
 
-    The state dict holds ``values``, ``crow``, ``col`` and ``bias``. A dense checkpoint (``weight``, ``bias``) loads too: the
-    pattern is then read from its zeros, in this layer's block.
+    The state dict holds ``values``, ``crow``, ``col`` and ``bias``. A dense checkpoint (``weight``, ``bias``)
+    loads too: the pattern is then read from its zeros, in this layer's block.
     """
 
-    def __init__(self, weight: BlockSparse, bias: Tensor | None = None, *, kept: Tensor | None = None) -> None:
-        """A layer around ``weight``; ``bias`` (n,). ``kept``, bool like ``weight.values``, marks what may train in
-        blocks that are stored but partly pruned.
+    def __init__(
+        self, weight: BlockSparse, bias: Tensor | None = None, *, kept: Tensor | None = None
+    ) -> None:
+        """A layer around ``weight``; ``bias`` (n,). ``kept``, bool like ``weight.values``, marks what may
+        train in blocks that are stored but partly pruned.
 
         Raises:
             ValueError: ``bias`` has another shape, dtype or device than the weight wants.
@@ -48,7 +51,9 @@ class SparseLinear(nn.Linear):
                 f"got {bias.dtype} {tuple(bias.shape)} on {bias.device}"
             )
         self.values = nn.Parameter(values.detach())
-        self.bias = None if bias is None else bias if isinstance(bias, nn.Parameter) else nn.Parameter(bias)
+        if bias is not None and not isinstance(bias, nn.Parameter):
+            bias = nn.Parameter(bias)
+        self.register_parameter("bias", bias)
         self.register_buffer("crow", weight.crow)
         self.register_buffer("col", weight.col)
         self.register_buffer("kept", kept, persistent=False)
@@ -63,13 +68,15 @@ class SparseLinear(nn.Linear):
     def from_dense(
         cls, linear: nn.Linear, block: tuple[int, int] | None = (1, 1), mask: Tensor | None = None
     ) -> SparseLinear:
-        """A sparse copy of ``linear``, which may be masked, pruned by ``torch.nn.utils.prune``, or simply hold zeros.
+        """A sparse copy of ``linear``, which may be masked, pruned by ``torch.nn.utils.prune``, or simply
+        hold zeros.
 
         Args:
             linear: the layer; its bias Parameter is shared, not copied.
-            block: ``(out, in)``; a block taller or wider than the layer is an error, ragged edges are not. None takes the
-                one of ``BLOCKS`` that the cost function expects to be fastest.
-            mask: bool (n, k), true where the weight is alive; by default the layer's own mask, or where it is not zero.
+            block: ``(out, in)``; a block taller or wider than the layer is an error, ragged edges are not.
+                None takes the one of ``BLOCKS`` that the cost function expects to be fastest.
+            mask: bool (n, k), true where the weight is alive; by default the layer's own mask, or where it is
+                not zero.
 
         Raises:
             ValueError: the block does not fit, or the mask has another shape.
@@ -115,16 +122,18 @@ class SparseLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., k) to (..., n)."""
-        values = self.values
+        values: Tensor = self.values
         if self.kept is not None and torch.is_grad_enabled():
             values = torch.where(self.kept, values, 0)
         shape = (self.out_features, self.in_features)
-        return linear_of_values(x, values, self.bias, Pattern(self.crow, self.col, self.index, shape, self.kernel))
+        return linear_of_values(
+            x, values, self.bias, Pattern(self.crow, self.col, self.index, shape, self.kernel)
+        )
 
     def extra_repr(self) -> str:
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"block={self.block}, density={self.matrix.density:.3f}, kernel={self.kernel}"
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, block={self.block}, density={self.matrix.density:.3f}, kernel={self.kernel}"
         )
 
     def reset_parameters(self) -> None:
@@ -144,7 +153,7 @@ class SparseLinear(nn.Linear):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
         before = self.values.device, self.values.dtype
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if (self.values.device, self.values.dtype) != before:
             self._plan(self.matrix)  # another device or dtype may want another kernel
         return self

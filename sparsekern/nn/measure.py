@@ -22,9 +22,11 @@ def measure_linear(
 ) -> tuple[LayerReport, SparseLinear | None]:
     """Times ``layer`` on ``x`` and decides. Returns the report and, where sparse wins, the layer to put in.
 
-    Candidates are ordered by the expected cost; the best few within ``HOPELESS`` of dense are timed. Their outputs are checked
-    first: componentwise within 2 γ_k Σ|w||x| of the dense one, γ_k = k u / (1 - k u) with unit roundoff u (Higham, Accuracy
-    and Stability of Numerical Algorithms, 2nd ed., eq. 3.5: two sums in any order differ by no more).
+    Candidates are ordered by the expected cost; the best few within ``HOPELESS`` of dense are timed. Their
+    outputs are checked
+    first: componentwise within 2 gamma_k Σ|w||x| of the dense one, gamma_k = k u / (1 - k u) with unit
+    roundoff u (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5: two sums in any
+    order differ by no more).
     """
     weight = layer.weight.detach()
     mask = masks_of(layer).get("weight", weight != 0)
@@ -32,6 +34,8 @@ def measure_linear(
     kept = partial(LayerReport, name, "Linear", share, None, None, "kept")
     if weight.numel() == 0 or x.numel() == 0:
         return kept("nothing to compute"), None
+    if share == 0:
+        return kept("no weight is zero"), None
     if block is not None and fit_block(block, weight.shape) != tuple(block):
         return kept(f"block {tuple(block)} does not fit in {tuple(weight.shape)}"), None
     costs = {b: expected_cost(weight, mask, b) for b in ([block] if block else fitting_blocks(weight))}
@@ -84,7 +88,8 @@ def _decide(
 
 
 def agrees(got: Tensor, want: Tensor, x: Tensor, weight: Tensor) -> bool:
-    """Whether two products of ``x`` and ``weight`` differ by rounding alone, wherever the dense one is finite."""
+    """Whether two products of ``x`` and ``weight`` differ by rounding alone, wherever the dense one is
+    finite."""
     k = weight.shape[1]
     unit = torch.finfo(weight.dtype).eps / 2
     gamma = (k + 1) * unit / (1 - (k + 1) * unit)

@@ -13,7 +13,8 @@ from sparsekern.bench import Ratio
 class LayerReport:
     """One layer. Times are medians of one call, in microseconds; what was not measured is None.
 
-    ``dense_us`` is the best dense implementation's, whose name is ``best_dense``; ``torch_us`` is eager torch's.
+    ``dense_us`` is the best dense implementation's, whose name is ``best_dense``; ``torch_us`` is eager
+    torch's.
     """
 
     name: str
@@ -35,8 +36,9 @@ class LayerReport:
 class SwapReport:
     """What ``swap_`` did. ``print(report)`` shows the table.
 
-    ``before_us`` and ``after_us`` are medians of the whole network's call, measured interleaved; ``speedup`` is their ratio
-    with its 95 % interval; ``undone`` says that everything was put back because the network had become slower.
+    ``before_us`` and ``after_us`` are medians of the whole network's call, measured interleaved; ``speedup``
+    is their ratio with its 95 % interval; ``undone`` says that everything was put back because the network
+    had become slower.
     """
 
     layers: tuple[LayerReport, ...]
@@ -76,7 +78,9 @@ def as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, with a line under the head."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def _row(layer: LayerReport) -> list[str]:

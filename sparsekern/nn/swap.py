@@ -33,17 +33,19 @@ def swap_(
 ) -> SwapReport:
     """Replaces layers of ``model`` by sparse ones, in place.
 
-    The zeros are read from the layers' masks and weights, whoever pruned them. With ``threshold="auto"`` each layer's real
-    input is captured from ``example_inputs``; candidate blocks and the dense implementations (eager torch, oneDNN prepacked)
-    are timed interleaved on it, on as many threads as torch is set to; a layer is swapped only if its numbers agree and it
-    beats the best dense one by ``margin`` with the whole 95 % interval above 1. In the end the whole network is timed before
-    against after, and everything is put back if it became slower. Nothing is ever swapped in silence: see the report.
+    The zeros are read from the layers' masks and weights, whoever pruned them. With ``threshold="auto"`` each
+    layer's real input is captured from ``example_inputs``; candidate blocks and the dense implementations
+    (eager torch, oneDNN prepacked) are timed interleaved on it, on as many threads as torch is set to; a
+    layer is swapped only if its numbers agree and it beats the best dense one by ``margin`` with the whole 95
+    % interval above 1. In the end the whole network is timed before against after, and everything is put back
+    if it became slower. Nothing is ever swapped in silence: see the report.
 
     The model runs in eval mode meanwhile, without gradients; its modes are restored.
 
     Args:
         model: any module; layers nested in it are replaced, not the module itself.
-        example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments. Its
+        example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword
+            arguments. Its
             number of rows matters: a block is chosen for it. May be None with a numeric ``threshold``.
         threshold: ``"auto"`` measures; a number in [0, 1] swaps every layer at least that sparse, untimed.
         block: the one block to use, for layers in which it fits; by default the best of several.
@@ -51,7 +53,8 @@ def swap_(
         margin: by how much sparse must win, 0.05 is 5 %.
 
     Raises:
-        ValueError: ``example_inputs`` are missing or do not run, ``threshold`` is neither "auto" nor in [0, 1].
+        ValueError: ``example_inputs`` are missing or do not run, ``threshold`` is neither "auto" nor in [0,
+        1].
     """
     _check(model, example_inputs, threshold)
     found = sites(model, tuple(SWAPS))
@@ -68,15 +71,17 @@ def swap_(
         inputs = _capture(model, found, example_inputs)
         outcome = [_try(site, inputs.get(site.name), block, margin) for site in found]
         layers = tuple(report for report, _ in outcome)
-        chosen = [(site, sparse) for site, (_, sparse) in zip(found, outcome, strict=True) if sparse is not None]
+        chosen = [
+            (site, sparse) for site, (_, sparse) in zip(found, outcome, strict=True) if sparse is not None
+        ]
         return _prove(model, chosen, layers, example_inputs)
 
 
 def restore_(model: nn.Module) -> int:
     """Puts back every layer that ``swap_`` replaced, the very same objects; returns how many.
 
-    Values that were trained meanwhile are written into the layer that comes back. A SparseLinear that was made by hand
-    becomes a plain ``nn.Linear`` with the same weight.
+    Values that were trained meanwhile are written into the layer that comes back. A SparseLinear that was
+    made by hand becomes a plain ``nn.Linear`` with the same weight.
     """
     count = 0
     for parent in list(model.modules()):
@@ -106,9 +111,9 @@ def _original(sparse: SparseLinear) -> nn.Module:
 def _assign(linear: nn.Linear, weight: Tensor) -> None:
     """Writes a weight, behind its mask if it has one, or behind torch.nn.utils.prune's."""
     if hasattr(linear, "parametrizations"):
-        linear.weight = weight  # type: ignore[assignment]  # goes through Masked.right_inverse
+        linear.weight = weight
     elif hasattr(linear, "weight_orig"):
-        linear.weight_orig.copy_(weight)  # type: ignore[operator, union-attr]
+        cast(Tensor, linear.weight_orig).copy_(weight)
     else:
         linear.weight.copy_(weight)
 
@@ -130,13 +135,12 @@ def _check(model: nn.Module, example_inputs: Any, threshold: float | str) -> Non
         raise ValueError(f'threshold: expected "auto" or a sparsity in [0, 1], got {threshold!r}')
     if isinstance(model, tuple(SWAPS)):
         raise ValueError(
-            f"swap_ replaces layers inside a module; got a bare {type(model).__name__}: use SparseLinear.from_dense"
+            f"swap_ replaces layers inside a module; got a bare {type(model).__name__}: "
+            "use SparseLinear.from_dense"
         )
 
 
-def _swap_by_threshold(
-    found: list[Site], threshold: float, block: tuple[int, int] | None
-) -> SwapReport:
+def _swap_by_threshold(found: list[Site], threshold: float, block: tuple[int, int] | None) -> SwapReport:
     layers = []
     for site in found:
         kind = type(site.layer).__name__
@@ -151,9 +155,7 @@ def _swap_by_threshold(
             continue
         _put(site, sparse)
         reason = f"sparsity {share:.1%} reaches the threshold {threshold:.1%}; not timed"
-        layers.append(
-            LayerReport(site.name, "Linear", share, sparse.block, sparse.kernel, "swapped", reason)
-        )
+        layers.append(LayerReport(site.name, "Linear", share, sparse.block, sparse.kernel, "swapped", reason))
     return SwapReport(tuple(layers))
 
 
@@ -200,7 +202,8 @@ def _prove(
 ) -> SwapReport:
     """Times the whole network with and without the chosen layers, and leaves in place what is faster.
 
-    A masked layer applies its mask in every call. It stands for dense with its zeros baked in: sparse must not win by that.
+    A masked layer applies its mask in every call. It stands for dense with its zeros baked in: sparse must
+    not win by that.
     """
     if not chosen:
         return SwapReport(layers)

@@ -1,11 +1,12 @@
 """``sparsekern::linear``: y = x Wᵀ + b with a block-sparse W.
 
-The op takes the weight's tensors one by one, since custom ops know no other types, and the name of the kernel that was
-chosen when the layer was made. It is the only boundary between a layer and its kernel.
+The op takes the weight's tensors one by one, since custom ops know no other types, and the name of the kernel
+that was chosen when the layer was made. It is the only boundary between a layer and its kernel.
 
-There are two entries with one schema. ``sparsekern::linear`` is differentiable. ``sparsekern::linear_no_grad`` is what
-``linear`` calls when no gradient is wanted: torch's Python autograd layer costs a call as much as ``F.linear`` does
-(docs/measured.md, "what a call costs"), and the second entry does not have it.
+There are two entries with one schema. ``sparsekern::linear`` is differentiable.
+``sparsekern::linear_no_grad`` is what ``linear`` calls when no gradient is wanted: torch's Python autograd
+layer costs a call as much as ``F.linear`` does (docs/measured.md, "what a call costs"), and the second entry
+does not have it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from sparsekern.kernels.table import BY_NAME
 
 # ---- schema and checks
 
-_library = torch.library.Library("sparsekern", "DEF")
-_ARGUMENTS = "Tensor x, Tensor values, Tensor? bias, Tensor crow, Tensor col, Tensor index, int[2] shape, str kernel"
+_library = torch.library.Library("sparsekern", "DEF")  # type: ignore[no-untyped-call]
+_ARGUMENTS = (
+    "Tensor x, Tensor values, Tensor? bias, Tensor crow, Tensor col, Tensor index, int[2] shape, str kernel"
+)
 
 
 def _check(x: Tensor, values: Tensor, bias: Tensor | None, n: int, k: int) -> None:
@@ -56,8 +59,8 @@ def _fake(x: Tensor, values: Tensor, bias: Tensor | None, *pattern: Any) -> Tens
 
 
 for _name in ("linear", "linear_no_grad"):
-    _library.define(f"{_name}({_ARGUMENTS}) -> Tensor")
-    _library.impl(_name, _forward, "CompositeExplicitAutograd")
+    _library.define(f"{_name}({_ARGUMENTS}) -> Tensor")  # type: ignore[no-untyped-call]
+    _library.impl(_name, _forward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"sparsekern::{_name}", _fake, lib=_library)
 
 
@@ -95,7 +98,7 @@ class Pattern(NamedTuple):
 
     crow: Tensor
     col: Tensor
-    index: Tensor
+    plan_index: Tensor
     shape: tuple[int, int]
     kernel: str
 
@@ -110,8 +113,8 @@ def linear(x: Tensor, weight: BlockSparse, bias: Tensor | None, plan: Plan) -> T
         plan: made from this weight by :func:`sparsekern.kernels.make_plan`.
 
     Returns:
-        ``(..., n)``, contiguous. Under autocast the sum is made in the weight's dtype and returned in autocast's, as
-        ``F.linear`` returns it.
+        ``(..., n)``, contiguous. Under autocast the sum is made in the weight's dtype and returned in
+        autocast's, as ``F.linear`` returns it.
 
     Raises:
         ValueError: shapes or dtypes do not fit, with what came and what was expected.
@@ -129,4 +132,5 @@ def linear_of_values(x: Tensor, values: Tensor, bias: Tensor | None, pattern: Pa
     wanted = torch.is_grad_enabled() and (
         x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
     )
-    return (_differentiable if wanted else _no_grad)(x, values, bias, *pattern)
+    y: Tensor = (_differentiable if wanted else _no_grad)(x, values, bias, *pattern)
+    return y

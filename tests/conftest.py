@@ -1,0 +1,25 @@
+"""What every test starts from: one thread, one seed; and each CPU test once per ISA of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from sparsekern.kernels import cpu
+
+
+@pytest.fixture(autouse=True)
+def settled() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=cpu.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    with cpu.using_isa(request.param):
+        yield request.param

@@ -1,0 +1,61 @@
+"""How one kernel is checked against the truth. test_the_tests.py runs the same checks on kernels broken on
+purpose."""
+
+from __future__ import annotations
+
+import torch
+import truth
+from torch import Tensor
+
+from sparsekern.formats import BlockSparse
+from sparsekern.kernels import KERNELS, Choice, Kernel, make_plan
+from sparsekern.kernels.select import Backend, PackedWeight
+from sparsekern.nn.linear import problem_of
+from sparsekern.ops import linear
+
+
+def make_problem(case: truth.Case, dtype: torch.dtype) -> tuple[BlockSparse, Tensor]:
+    """The sparse weight, and the same as a dense float64 matrix, rounded to ``dtype``."""
+    generator = torch.Generator().manual_seed(case.n * 1000 + case.k)
+    dense = truth.masked_weight(case.n, case.k, case.block, case.sparsity, generator).to(dtype)
+    return BlockSparse.from_dense(dense, case.block), dense.double()
+
+
+def kernels_for(weight: BlockSparse) -> list[Kernel]:
+    return [kernel for kernel in KERNELS if kernel.refuse(problem_of(weight)) is None]
+
+
+def run(backend: Backend, weight: BlockSparse, x: Tensor, bias: Tensor | None) -> Tensor:
+    index = backend.pack(weight)
+    return backend.run(x, PackedWeight(weight.values, bias, weight.crow, weight.col, index, *weight.shape))
+
+
+def check_forward(
+    backend: Backend, case: truth.Case, dtype: torch.dtype, batch: int, with_bias: bool
+) -> None:
+    weight, dense = make_problem(case, dtype)
+    x = torch.randn(batch, case.k, dtype=torch.float64).to(dtype)
+    bias = torch.randn(case.n, dtype=torch.float64).to(dtype) if with_bias else None
+    got = run(backend, weight, x, bias)
+    assert got.dtype is dtype and got.is_contiguous()
+    truth.assert_close(got, truth.linear(x, dense, bias), truth.bound(x, dense, bias, dtype))
+
+
+def check_gradients(kernel: Kernel, case: truth.Case, dtype: torch.dtype, batch: int) -> None:
+    """Gradients of input, values and bias for a random gradient of the output, against autograd of the
+    truth."""
+    weight, dense = make_problem(case, dtype)
+    x = torch.randn(batch, case.k, dtype=torch.float64).to(dtype)
+    bias = torch.randn(case.n, dtype=torch.float64).to(dtype)
+    grad = torch.randn(batch, case.n, dtype=torch.float64).to(dtype)
+    leaves = [t.clone().requires_grad_() for t in (x, weight.values, bias)]
+    sparse = BlockSparse.trusted(weight.shape, weight.crow, weight.col, leaves[1])
+    linear(leaves[0], sparse, leaves[2], make_plan(weight, Choice(kernel, ()))).backward(grad)
+    to_x, to_values, to_bias = (leaf.grad for leaf in leaves)
+    assert to_x is not None and to_values is not None and to_bias is not None
+    up, xs = grad.double(), x.double()
+    truth.assert_close(to_x, up @ dense, truth.bound(grad, dense.T, None, dtype))
+    truth.assert_close(to_bias, up.sum(0), truth.bound(torch.ones(1, batch), up.T, None, dtype)[0])
+    spread = BlockSparse.trusted(weight.shape, weight.crow, weight.col, to_values.double()).to_dense()
+    want = torch.where(weight.mask(), up.T @ xs, 0.0)
+    truth.assert_close(spread, want, truth.bound(up.T, xs.T, None, dtype))

@@ -1,0 +1,51 @@
+"""Choosing is pure: the table's order, refusals in words, and the cost that decides what is worth timing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sparsekern.kernels import KERNELS, Kernel, Problem, select
+from sparsekern.kernels.cost import relative_cost
+
+PROBLEM = Problem("linear", "cpu", "avx512", "float32", (16, 1), 64, 300, 784, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "kernel", "refused"),
+    [
+        ({}, "cpu_vector_linear", []),
+        ({"block": (1, 1)}, "cpu_unstructured_linear", ["wants blocks of at least 8 outputs"]),
+        ({"block": (4, 4)}, "reference_linear", ["takes blocks (V, 1), got (4, 4)"] * 2),
+        ({"dtype": "bfloat16"}, "reference_linear", ["takes float32, got bfloat16"] * 2),
+        ({"device": "cuda"}, "reference_linear", ["runs on the CPU, the weight is on cuda"] * 2),
+    ],
+)
+def test_the_first_that_does_not_refuse(change: dict[str, object], kernel: str, refused: list[str]) -> None:
+    choice = select(replace(PROBLEM, **change), KERNELS)  # type: ignore[arg-type]
+    assert choice.kernel.name == kernel
+    assert len(choice.refusals) == len(refused)
+    for (_, reason), words in zip(choice.refusals, refused, strict=True):
+        assert words in reason
+
+
+def test_an_op_without_kernels_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"no kernel .* op 'attention' is unknown"):
+        select(replace(PROBLEM, op="attention"), KERNELS)
+
+
+def test_a_backend_is_loaded_only_when_used() -> None:
+    absent = Kernel("absent", "linear", "sparsekern.kernels.absent:linear", lambda problem: "not here")
+    assert select(PROBLEM, (absent, *KERNELS)).refusals == (("absent", "not here"),)
+    with pytest.raises(ImportError):
+        absent.backend()
+
+
+def test_cost_falls_with_density_and_rises_with_waste() -> None:
+    def cost(kernel: str, block: tuple[int, int], density: float) -> float:
+        return relative_cost(kernel, replace(PROBLEM, block=block, density=density))
+
+    assert cost("cpu_vector_linear", (16, 1), 0.1) < cost("cpu_vector_linear", (16, 1), 0.5)
+    assert cost("cpu_vector_linear", (16, 1), 0.1) < cost("cpu_unstructured_linear", (1, 1), 0.1)
+    assert cost("reference_linear", (4, 4), 0.1) > 1

@@ -1,0 +1,106 @@
+"""sparsekern::linear as torch sees it: schema, fake, autograd, autocast, and its errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsekern.formats import BlockSparse
+from sparsekern.kernels import KERNELS, Choice, Plan, make_plan
+from sparsekern.ops import linear
+
+
+def problem(dtype: torch.dtype, block: tuple[int, int] = (4, 1)) -> tuple[Tensor, BlockSparse, Tensor, Plan]:
+    dense = torch.randn(10, 7, dtype=dtype) * (torch.rand(10, 7) < 0.6)
+    weight = BlockSparse.from_dense(dense, block)
+    kernel = KERNELS[-1] if dtype is torch.float64 else KERNELS[1]
+    return (
+        torch.randn(3, 7, dtype=dtype),
+        weight,
+        torch.randn(10, dtype=dtype),
+        make_plan(weight, Choice(kernel, ())),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("lead", [(3,), (2, 3), (0,)], ids=str)
+def test_opcheck(dtype: torch.dtype, lead: tuple[int, ...]) -> None:
+    _, weight, bias, plan = problem(dtype)
+    x = torch.randn(*lead, 7, dtype=dtype)
+    rest = (weight.crow, weight.col, plan.index, list(weight.shape), plan.kernel.name)
+    op = torch.ops.sparsekern.linear.default
+    leaves = [t.clone().requires_grad_() for t in (x, weight.values, bias)]
+    torch.library.opcheck(op, (*leaves, *rest))
+    torch.library.opcheck(op, (leaves[0], leaves[1], None, *rest))
+    torch.library.opcheck(torch.ops.sparsekern.linear_no_grad.default, (x, weight.values, bias, *rest))
+
+
+@pytest.mark.parametrize("block", [(1, 1), (4, 1), (3, 2)], ids=str)
+def test_gradcheck(block: tuple[int, int]) -> None:
+    x, weight, bias, plan = problem(torch.float64, block)
+
+    def product(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        moved = BlockSparse.trusted(weight.shape, weight.crow, weight.col, values)
+        return linear(x, moved, bias, plan)
+
+    # Padding behind the ragged edge takes no part: its gradient is zero by both counts.
+    inputs = tuple(t.clone().requires_grad_() for t in (x, weight.values, bias))
+    assert torch.autograd.gradcheck(product, inputs)
+
+
+def test_leading_dimensions_and_strides_are_those_of_torch() -> None:
+    _, weight, bias, plan = problem(torch.float32)
+    dense = weight.to_dense()
+    for x in (
+        torch.randn(7),
+        torch.randn(2, 3, 7),
+        torch.randn(2, 7, 3).transpose(1, 2),
+        torch.randn(2, 0, 7),
+    ):
+        want = torch.nn.functional.linear(x, dense, bias)
+        got = linear(x, weight, bias, plan)
+        assert got.is_contiguous()
+        torch.testing.assert_close(got, want)
+
+
+def test_autocast_gives_the_dtype_of_nn_linear() -> None:
+    x, weight, bias, plan = problem(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, want = linear(x, weight, bias, plan), torch.nn.functional.linear(x, weight.to_dense(), bias)
+    assert got.dtype is want.dtype is torch.bfloat16
+    exact = linear(x, weight, bias, plan)
+    assert torch.equal(got, exact.bfloat16())  # summed in float32, rounded once
+
+
+def test_autocast_keeps_gradients() -> None:
+    x, weight, bias, plan = problem(torch.float32)
+    x.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = linear(x, weight, bias, plan)
+    y.float().sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, weight.to_dense().sum(0).expand(3, 7))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_errors_name_what_came(grad: bool) -> None:
+    x, weight, bias, plan = problem(torch.float32)
+    x.requires_grad_(grad)
+    with pytest.raises(
+        ValueError, match=r"x: expected \(\.\.\., 7\) for a weight of shape \(10, 7\), got \(3, 6\)"
+    ):
+        linear(x[:, :6], weight, bias, plan)
+    with pytest.raises(ValueError, match=r"x: expected \(\.\.\., 7\) .* got \(\)"):
+        linear(torch.tensor(1.0), weight, bias, plan)
+    with pytest.raises(ValueError, match=r"x is torch.float64, the weight torch.float32"):
+        linear(x.double(), weight, bias, plan)
+    with pytest.raises(ValueError, match=r"bias: expected torch.float32 \(10,\), got torch.float32 \(9,\)"):
+        linear(x, weight, bias[:9], plan)
+
+
+def test_no_gradient_no_graph() -> None:
+    x, weight, bias, plan = problem(torch.float32)
+    assert not linear(x, weight, bias, plan).requires_grad
+    with torch.no_grad():
+        assert not linear(x.requires_grad_(), weight, bias, plan).requires_grad
