@@ -37,11 +37,7 @@ struct Ymm {
   }
 };
 
-#include "cpu/linear_unstructured.inc.h"
-#include "cpu/linear_vector.inc.h"
-#include "cpu/pack.inc.h"
-#include "cpu/peak.inc.h"
-#include "cpu/tasks.inc.h"
+#include "cpu/bodies.inc.h"
 
 bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 

@@ -96,11 +96,7 @@ struct Ymm {
   }
 };
 
-#include "cpu/linear_unstructured.inc.h"
-#include "cpu/linear_vector.inc.h"
-#include "cpu/pack.inc.h"
-#include "cpu/peak.inc.h"
-#include "cpu/tasks.inc.h"
+#include "cpu/bodies.inc.h"
 
 // Runs a kernel on half vectors where the lanes' extent (outputs of a block, or rows of x) fits them.
 template <template <class> class Kernel, int64_t LinearArgs::* lanes>

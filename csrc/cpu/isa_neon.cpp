@@ -46,11 +46,7 @@ struct Neon {
   }
 };
 
-#include "cpu/linear_unstructured.inc.h"
-#include "cpu/linear_vector.inc.h"
-#include "cpu/pack.inc.h"
-#include "cpu/peak.inc.h"
-#include "cpu/tasks.inc.h"
+#include "cpu/bodies.inc.h"
 
 bool supported() { return true; }  // part of the aarch64 baseline
 

@@ -133,7 +133,8 @@ class SparseLinear(nn.Linear):
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, block={self.block}, density={self.matrix.density:.3f}, kernel={self.kernel}"
+            f"bias={self.bias is not None}, block={self.block}, density={self.matrix.density:.3f}, "
+            f"kernel={self.kernel}"
         )
 
     def reset_parameters(self) -> None:

@@ -1,0 +1,104 @@
+// The CPU kernels without Python: every ISA of this machine against sums in double, in buffers of exactly the
+// right size, so that AddressSanitizer sees a read or write beyond them. Built natively with sanitizers, and
+// for aarch64 under an emulator, by tests/test_cpp.py.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+using namespace sparsekern;
+
+namespace {
+
+struct Problem {
+  int m, n, k, v;
+  double sparsity;
+};
+
+struct Data {
+  std::vector<float> x, values, bias, y;
+  std::vector<int32_t> crow{0}, col, panels;
+
+  explicit Data(const Problem& p) : x(p.m * p.k), bias(p.n), y(p.m * p.n) {
+    std::mt19937 random(p.m + 31 * p.v);
+    std::bernoulli_distribution alive(1 - p.sparsity);
+    std::uniform_real_distribution<float> number(-1, 1);
+    const int rows = (p.n + p.v - 1) / p.v, steps = (p.k + kPanelColumns - 1) / kPanelColumns;
+    panels.resize((steps + 1) * rows);
+    for (int row = 0; row < rows; ++row) {
+      for (int column = 0; column < p.k; ++column)
+        if (alive(random)) col.push_back(column);
+      int at = crow.back();
+      for (int step = 0; step <= steps; ++step) {
+        while (at < int(col.size()) && col[at] < step * kPanelColumns) ++at;
+        panels[step * rows + row] = at;
+      }
+      crow.push_back(int(col.size()));
+    }
+    values.resize(col.size() * p.v);
+    for (auto* all : {&x, &values, &bias})
+      for (float& each : *all) each = number(random);
+  }
+};
+
+// Largest error over what k roundings of the largest possible sum may cost.
+double error_of(const Problem& p, const Data& d) {
+  double worst = 0;
+  for (int row = 0; row < p.m; ++row)
+    for (int output = 0; output < p.n; ++output) {
+      double want = d.bias[output], size = std::fabs(want);
+      for (int j = d.crow[output / p.v]; j < d.crow[output / p.v + 1]; ++j) {
+        const double term = double(d.values[j * p.v + output % p.v]) * d.x[row * p.k + d.col[j]];
+        want += term;
+        size += std::fabs(term);
+      }
+      const double allowed = (p.k + 2) * 1.2e-7 * size;
+      worst = std::max(worst, std::fabs(d.y[row * p.n + output] - want) / std::max(allowed, 1e-30));
+    }
+  return worst;
+}
+
+int check(const Isa& isa, const Problem& p, bool vector, int chunks) {
+  Data d(p);
+  LinearArgs args{d.x.data(),    p.k,          d.values.data(),
+                  d.crow.data(), d.col.data(), d.panels.data(),
+                  d.bias.data(), d.y.data(),   p.m,
+                  p.n,           p.k,          p.v,
+                  chunks};
+  const LinearKernel& kernel = vector ? isa.vector_linear : isa.unstructured_linear;
+  const size_t bytes = (kernel.scratch_floats(args) * sizeof(float) + 127) / 64 * 64;
+  std::unique_ptr<float, decltype(&std::free)> scratch(static_cast<float*>(std::aligned_alloc(64, bytes)),
+                                                       std::free);
+  for (int64_t task = 0; task < kernel.tiles(args) * chunks; ++task)
+    kernel.run(args, task, task + 1, scratch.get());
+  const double error = error_of(p, d);
+  if (error <= 1) return 0;
+  std::printf("%s %s m=%d n=%d k=%d v=%d sparsity=%g chunks=%d: %g times the allowed error\n", isa.name,
+              vector ? "vector" : "unstructured", p.m, p.n, p.k, p.v, p.sparsity, chunks, error);
+  return 1;
+}
+
+}  // namespace
+
+int main() {
+  int passed = 0, failed = 0;
+  for (const Isa* isa : isas()) {
+    if (!isa->supported()) continue;
+    for (int v : {1, 3, 8, 16, 24, 32, 70})
+      for (int m : {1, 2, 4, 5, 9, 17, 70})
+        for (double sparsity : {0.0, 0.9, 1.0})
+          for (int chunks : {1, 3})
+            for (bool vector : {true, false}) {
+              const int wrong = check(*isa, {m, 75, 130, v, sparsity}, vector, chunks);
+              failed += wrong;
+              passed += !wrong;
+            }
+  }
+  std::printf("best %s: %d passed, %d failed\n", best_isa().name, passed, failed);
+  return failed != 0;
+}
