@@ -1,0 +1,41 @@
+"""The zoo: networks and data sets of the papers, one file and one line in a table each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sparsekern.zoo import lenet300, sources
+from sparsekern.zoo.images import Data
+
+__all__ = ["DATASETS", "MODELS", "Data", "dataset", "model"]
+
+MODELS: dict[str, Callable[[torch.Generator | None], nn.Module]] = {
+    "lenet300": lenet300.LeNet300,
+}
+
+DATASETS: dict[str, Callable[[str | Path | None], Data]] = {
+    "fashion-mnist-6k": sources.fashion_mnist_6k,
+    "fashion-mnist": sources.fashion_mnist,
+    "mnist": sources.mnist,
+}
+
+
+def model(name: str, generator: torch.Generator | None = None) -> nn.Module:
+    """A new network of MODELS, its weights drawn by `generator`; ValueError for an unknown name."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: expected one of {list(MODELS)}")
+    return MODELS[name](generator)
+
+
+def dataset(name: str, data_dir: str | Path | None = None) -> Data:
+    """A data set of DATASETS, from `data_dir` or from where it is found (`sparsekern.zoo.sources`).
+
+    ValueError for an unknown name, and when the files are missing, broken or of another data set.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}: expected one of {list(DATASETS)}")
+    return DATASETS[name](data_dir)
