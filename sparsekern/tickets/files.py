@@ -1,0 +1,149 @@
+"""Files that are whole or not there: safetensors with a JSON header in the metadata, and no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sparsekern._version import __version__
+
+FORMAT = 1
+METADATA_KEY = "sparsekern"
+
+
+def write(path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> None:
+    """Write one file of `kind` atomically: at any moment, `path` is the old file or the whole new one.
+
+    `header` is plain JSON without NaN; format, kind, code version, and the order and digest of
+    the tensors are added to it. One writer per path at a time is assumed.
+    """
+    own = {
+        "format": FORMAT,
+        "kind": kind,
+        "code_version": __version__,
+        "digest": _digest(tensors),
+        # safetensors sorts what it stores, but order means something: the last layer is the output layer.
+        "order": list(tensors),
+    }
+    text = json.dumps({**header, **own}, sort_keys=True, allow_nan=False)
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    blob = safetensors.torch.save(whole, {METADATA_KEY: text})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(blob)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    # The rename itself lasts only once the folder has reached the disk.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, in the order they were given to `write`, and the header of a file of `kind`.
+
+    ValueError if it is missing, truncated, damaged, not ours, of another kind, or of an unknown format.
+    """
+    try:
+        raw = path.read_bytes()
+        tensors: dict[str, Tensor] = safetensors.torch.load(raw)
+        end = 8 + int.from_bytes(raw[:8], "little")
+        header = json.loads(json.loads(raw[8:end]).get("__metadata__", {})[METADATA_KEY])
+    except OSError as error:
+        raise ValueError(f"{path}: a sparsekern {kind} file is expected: {error}") from error
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: a whole sparsekern {kind} file is expected, got {error!r}") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: the header must be a JSON object, got {type(header).__name__}")
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {FORMAT} expected, got {header.get('format')!r}")
+    if header.get("kind") != kind:
+        raise ValueError(f"{path}: a {kind} file is expected, got kind {header.get('kind')!r}")
+    if header.get("digest") != _digest(tensors):
+        raise ValueError(f"{path}: damaged: the tensors do not have the digest that the header names")
+    order = field(header, "order", list, path)
+    if sorted(map(str, order)) != sorted(tensors):
+        raise ValueError(f"{path}: the header names tensors {order}, the file holds {sorted(tensors)}")
+    return {name: tensors[name] for name in order}, header
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def field(header: Mapping[str, Any], name: str, kind: type[Any] | tuple[type[Any], ...], path: Path) -> Any:
+    """`header[name]`, which must be of type `kind`; ValueError naming the file and the field."""
+    value = header.get(name)
+    if not isinstance(value, kind):
+        names = [one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,))]
+        got = type(value).__name__ if name in header else "nothing"
+        raise ValueError(f"{path}: header field {name!r} of type {' or '.join(names)} expected, got {got}")
+    return value
+
+
+def group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors named `prefix/…`, without the prefix."""
+    start = f"{prefix}/"
+    return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
+
+
+def ungroup(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under names `prefix/…`: the way back from `group`."""
+    return {f"{prefix}/{name}": value for name, value in tensors.items()}
+
+
+def pack(mask: Tensor) -> Tensor:
+    """A bool mask as uint8, eight elements a byte, first element in the highest bit; the shape is lost."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy()))
+
+
+def unpack(packed: Tensor, shape: torch.Size, name: str, path: Path) -> Tensor:
+    """The bool mask of `shape`; ValueError for another dtype or length, or bits set after the end."""
+    count = shape.numel()
+    if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),):
+        raise ValueError(
+            f"{path}: mask {name}: uint8 of shape ({-(-count // 8)},) expected for {count} weights, "
+            f"got {packed.dtype} of shape {tuple(packed.shape)}"
+        )
+    bits = np.unpackbits(packed.numpy())
+    if bits[count:].any():
+        raise ValueError(f"{path}: mask {name}: zero bits expected after its {count} weights")
+    return torch.from_numpy(bits[:count].astype(bool)).reshape(shape)
+
+
+def mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """In words, the first difference in names or shapes between two states; None if they are alike."""
+    if found.keys() != expected.keys():
+        return f"tensors {sorted(expected)} expected, got {sorted(found)}"
+    for name, value in expected.items():
+        if found[name].shape != value.shape:
+            return f"{name} of shape {tuple(value.shape)} expected, got {tuple(found[name].shape)}"
+    return None
+
+
+def unpack_masks(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The masks among the tensors of a file, each of the shape of the weight of its name in `state`."""
+    masks = group(tensors, "mask")
+    if unknown := masks.keys() - state.keys():
+        raise ValueError(f"{path}: masks {sorted(unknown)} have no weight; expected some of {sorted(state)}")
+    return {name: unpack(packed, state[name].shape, name, path) for name, packed in masks.items()}

@@ -1,0 +1,175 @@
+"""Killed and resumed: bit for bit the uninterrupted search, and no file is trusted unread."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsekern.tickets import Search, SearchConfig, search, task
+from sparsekern.tickets import files as module
+from sparsekern.tickets.results import load_result
+
+CONFIG = SearchConfig(task(iterations=6, eval_every=2), rounds=2)
+
+KILLED_WHILE_TRAINING = """
+def progress(event):
+    if (event["event"], event["kind"], event["round"]) == ("eval", "ticket", 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+KILLED_BEFORE_THE_RENAME = """
+replace = os.replace
+def last_straw(source, target):
+    if "ticket-01" in str(target):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = last_straw
+progress = None
+"""
+CHILD = """
+import os, signal, sys, torch
+torch.set_num_threads(int(sys.argv[3]))
+from sparsekern.tickets import SearchConfig, search
+{}
+search(SearchConfig.from_json(sys.argv[1]), out=sys.argv[2], progress=progress)
+"""
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def assert_same_search(a: Search, b: Search) -> None:
+    for left, right in zip(
+        (*a.rounds, *a.controls["reinit"]), (*b.rounds, *b.controls["reinit"]), strict=True
+    ):
+        assert (left.kind, left.round, left.curve) == (right.kind, right.round, right.curve)
+        assert list(left.masks) == list(right.masks)
+        assert (
+            same(left.masks, right.masks) and same(left.state, right.state) and same(left.final, right.final)
+        )
+        assert torch.equal(left.test_predictions, right.test_predictions)
+        assert left.test_loss == right.test_loss and left.early_stop_step == right.early_stop_step
+
+
+def resumed(out: Path, config: SearchConfig = CONFIG) -> tuple[Search, list[bool]]:
+    """The search in folder `out`, and for each run whether it was read back."""
+    seen: list[bool] = []
+    found = search(
+        config, out=out, progress=lambda e: seen.append(e["resumed"]) if e["event"] == "done" else None
+    )
+    return found, seen
+
+
+@pytest.fixture(scope="module")
+def straight() -> Search:
+    return search(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished search, not to be touched."""
+    out = tmp_path_factory.mktemp("finished")
+    search(CONFIG, out=out)
+    return out / CONFIG.digest
+
+
+@pytest.fixture
+def kept(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the folder of a finished search."""
+    return Path(shutil.copytree(finished, tmp_path / CONFIG.digest))
+
+
+@pytest.mark.parametrize(
+    ("trap", "survived"),
+    [
+        (KILLED_WHILE_TRAINING, ["reinit-01", "ticket-00", "ticket-01"]),
+        (KILLED_BEFORE_THE_RENAME, ["ticket-00"]),
+    ],
+    ids=["training", "renaming"],
+)
+def test_a_killed_search_goes_on_to_the_same_bits(
+    trap: str, survived: list[str], tmp_path: Path, straight: Search
+) -> None:
+    child = [
+        sys.executable,
+        "-c",
+        CHILD.format(trap),
+        CONFIG.to_json(),
+        str(tmp_path),
+        str(torch.get_num_threads()),
+    ]
+    assert subprocess.run(child, check=False).returncode == -9
+    folder = tmp_path / CONFIG.digest
+    assert sorted(path.stem for path in folder.glob("*.safetensors")) == survived
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Nothing that a kill leaves behind may need repair.
+        found, seen = resumed(tmp_path)
+    assert sum(seen) == len(survived)
+    assert_same_search(found, straight)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"{name}.safetensors" for name in ("reinit-01", "reinit-02", "ticket-00", "ticket-01", "ticket-02")
+    ]
+
+
+def test_a_finished_search_is_read_back_and_a_longer_one_goes_on(kept: Path, straight: Search) -> None:
+    found, seen = resumed(kept.parent)
+    assert seen == [True] * 5
+    assert_same_search(found, straight)
+    longer, seen = resumed(kept.parent, replace(CONFIG, rounds=3))
+    assert seen == [True] * 5 + [False] * 2 and len(longer.rounds) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign"])
+def test_a_damaged_file_is_reported_and_its_run_repeated(damage: str, kept: Path, straight: Search) -> None:
+    path = kept / "ticket-01.safetensors"
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-100_000] ^= 1
+    contents = {
+        "truncated": whole[: len(whole) // 2],
+        "flipped": bytes(flipped),
+        "empty": b"",
+        "foreign": b"PK" * 99,
+    }
+    path.write_bytes(contents[damage])
+    with pytest.warns(RuntimeWarning, match=r"ticket-01\.safetensors.*this run is repeated") as caught:
+        found, seen = resumed(kept.parent)
+    assert len(caught) == 1 and seen == [True, False, True, True, True]
+    assert_same_search(found, straight)
+    assert load_result(path, "ticket", 1, straight.rounds[1].masks, CONFIG).round == 1
+
+
+def test_a_file_of_another_round_or_code_version_is_not_taken(
+    kept: Path, straight: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The control of a round has the masks of its ticket: only the name in the header tells them apart.
+    (kept / "reinit-01.safetensors").write_bytes((kept / "ticket-01.safetensors").read_bytes())
+    with pytest.warns(RuntimeWarning, match="run reinit of round 1 expected, got 'ticket' of round 1"):
+        found, _ = resumed(kept.parent)
+    assert_same_search(found, straight)
+    other = straight.rounds[1].masks
+    with pytest.raises(ValueError, match="its masks are not those that the round before leads to"):
+        load_result(kept / "ticket-02.safetensors", "ticket", 2, other, CONFIG)
+    monkeypatch.setattr(module, "__version__", "0.0.0")
+    path = kept / "ticket-00.safetensors"
+    tensors, header = module.read(path, "round")
+    module.write(path, "round", tensors, header)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"code .* expected, got .* and 0\.0\.0"):
+        load_result(path, "ticket", 0, straight.rounds[0].masks, CONFIG)
+
+
+def test_a_file_tells_where_it_came_from(kept: Path) -> None:
+    _, header = module.read(kept / "reinit-02.safetensors", "round")
+    assert SearchConfig.from_json(header["config"]) == CONFIG
+    assert (header["run"], header["round"]) == ("reinit", 2) and len(header["curve"]) == 3
+    assert json.loads(header["config"])["task"]["model"] == "lenet300"
