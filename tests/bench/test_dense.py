@@ -1,0 +1,141 @@
+"""Dense rivals: right answers, refusals in words, whole networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from sparsekern.bench import DENSE, OneDNNLinear, Timing, best_dense, best_dense_model, dense
+
+
+def problem(
+    dtype: torch.dtype = torch.float32, rows: tuple[int, ...] = (17,)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(33, 50).to(dtype), torch.randn(33).to(dtype), torch.randn(*rows, 50).to(dtype)
+
+
+needs_onednn = pytest.mark.skipif(
+    isinstance(DENSE["onednn"](*problem()), str), reason=f"{DENSE['onednn'](*problem())}"
+)
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("rows", [(1,), (17,), (2, 5)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_rivals_compute_a_linear_layer(
+    name: str, dtype: torch.dtype, tolerance: float, rows: tuple[int, ...], with_bias: bool
+) -> None:
+    weight, bias, x = problem(dtype, rows)
+    call = DENSE[name](weight, bias if with_bias else None, x)
+    if isinstance(call, str):
+        pytest.skip(call)
+    want = F.linear(x.double(), weight.double(), bias.double() if with_bias else None)
+    assert call(x).shape == (*rows, 33)
+    torch.testing.assert_close(call(x).double(), want, rtol=tolerance, atol=10 * tolerance)
+
+
+@needs_onednn
+def test_a_packed_weight_serves_other_batches() -> None:
+    weight, bias, x = problem()
+    call = DENSE["onednn"](weight, bias, x)
+    assert not isinstance(call, str)
+    torch.testing.assert_close(call(x[:3]), F.linear(x[:3], weight, bias))
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weight, x: (weight.double(), x.double()), "float32 or bfloat16, not x torch.float64"),
+        (lambda weight, x: (weight, x.bfloat16()), "not x torch.bfloat16 with weight torch.float32"),
+        (lambda weight, x: (weight, x[:0]), r"nothing to compute for x \(0, 50\)"),
+        (lambda weight, x: (weight, x[:, :49]), "oneDNN failed: "),
+        (lambda weight, x: (weight.to("meta"), x), "runs on the cpu, not on meta"),
+    ],
+)
+def test_onednn_refuses_in_words(change, reason: str) -> None:  # type: ignore[no-untyped-def]
+    weight, _, x = problem()
+    weight, x = change(weight, x)
+    refusal = DENSE["onednn"](weight, None, x)
+    assert isinstance(refusal, str)
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(refusal)
+
+
+@needs_onednn
+def test_a_wrong_rival_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drops_an_input(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[..., 7] = 0
+        return F.linear(x, weight, bias)
+
+    weight, bias, x = problem()
+    monkeypatch.setattr(dense, "_onednn_linear", drops_an_input)
+    assert DENSE["onednn"](weight, bias, x) == "oneDNN disagrees with torch.nn.functional.linear"
+
+
+def test_best_dense_is_the_smallest_median() -> None:
+    times = {"torch": Timing("torch", (9.0, 9.0, 1.0)), "onednn": Timing("onednn", (8.0, 8.0, 90.0))}
+    assert best_dense(times) == "onednn"
+    with pytest.raises(ValueError, match="no dense timing"):
+        best_dense({})
+
+
+class Mask(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * (torch.arange(weight.shape[1]) % 2)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def network() -> nn.Sequential:
+    shared = nn.Linear(12, 12)
+    parametrized = nn.Linear(8, 12)
+    parametrize.register_parametrization(parametrized, "weight", Mask())
+    return nn.Sequential(parametrized, nn.ReLU(), shared, nn.Tanh(), shared, Doubled(12, 5))
+
+
+@needs_onednn
+def test_a_whole_network_runs_on_onednn() -> None:
+    model, x = network(), torch.randn(6, 8)
+    want = model(x)
+    models = best_dense_model(model, x)
+    fast = models["onednn"]
+    assert models["torch"] is model and isinstance(fast, nn.Sequential)
+    assert [type(layer) for layer in fast] == [
+        OneDNNLinear,
+        nn.ReLU,
+        OneDNNLinear,
+        nn.Tanh,
+        OneDNNLinear,
+        Doubled,
+    ]
+    assert fast[2] is fast[4]
+    torch.testing.assert_close(fast(x), want)
+    # The original is untouched.
+    assert not any(isinstance(layer, OneDNNLinear) for layer in model.modules())
+    assert not any(layer._forward_pre_hooks for layer in model.modules())
+
+
+@needs_onednn
+def test_a_single_layer_is_a_network() -> None:
+    layer, x = nn.Linear(4, 3), torch.randn(2, 4)
+    fast = best_dense_model(layer, (x,))["onednn"]
+    assert isinstance(fast, OneDNNLinear)
+    torch.testing.assert_close(fast(x), layer(x))
+
+
+@needs_onednn
+def test_a_network_that_cannot_run_on_it_says_why() -> None:
+    reads_weights = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    refusal = best_dense_model(reads_weights, torch.randn(2, 3, 16))["onednn"]
+    assert isinstance(refusal, str) and refusal.startswith("the network does not run on oneDNN layers")
+    doubles = best_dense_model(nn.Sequential(nn.Linear(4, 3).double()), torch.randn(2, 4).double())["onednn"]
+    assert doubles == "0: oneDNN takes float32 or bfloat16, not x torch.float64 with weight torch.float64"

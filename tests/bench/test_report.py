@@ -1,0 +1,234 @@
+"""The report page: exact numbers, escaped text, nothing loaded, written in one step."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsekern.bench import report
+
+
+def speedup(value: float) -> dict[str, float]:
+    return {"value": value, "low": 0.96 * value, "high": 1.05 * value}
+
+
+def round_entry(number: int, gain: float) -> dict[str, Any]:
+    sparsity = 1 - 0.8**number
+    accuracy = 0.861 + 0.004 * math.sin(number) - 0.00004 * number**3
+    torch_us, best_us = 1684.3 + 7 * math.sin(3 * number), 1391.7 + 9 * math.cos(number)
+    sparse_us = min(1400.4 - number, 160 + 2900 * gain * 0.8**number)
+    return {
+        "round": number,
+        "sparsity": sparsity,
+        "accuracy": accuracy,
+        "accuracy_reinit": accuracy - 0.0006 * number**1.5,
+        "val_accuracy": accuracy + 0.003,
+        "early_stop_step": 1200 + 100 * number,
+        "seeds": [accuracy - 0.003, accuracy + 0.003],
+        "time_torch_us": torch_us,
+        "time_best_dense_us": best_us,
+        "best_dense": "onednn",
+        "time_sparse_us": sparse_us,
+        "error": 2.5e-7,
+        "changed_predictions": 0,
+        "speedup_vs_torch": speedup(torch_us / sparse_us),
+        "speedup_vs_best_dense": speedup(best_us / sparse_us),
+    }
+
+
+def structure_entry(name: str, block: list[int], gain: float, winner: int) -> dict[str, Any]:
+    rounds = [round_entry(number, gain) for number in range(13)]
+    layer = {
+        "sparsity": 0.8926,
+        "block": block,
+        "kernel": "avx512_vx1",
+        "dense_us": 1012.4,
+        "sparse_us": 231.9,
+    }
+    return {
+        "structure": name,
+        "block": block,
+        "rounds": rounds,
+        "winner": {
+            **rounds[winner],
+            "matched": True,
+            "difference_points": {"value": -0.1, "low": -0.9, "high": 0.7},
+        },
+        "layers": [
+            {"layer": "fc1", **layer, "decision": "swapped", "reason": "4.37x (4.29 to 4.41): faster"},
+            {"layer": "fc2", **layer, "decision": "swapped", "reason": "2.11x (2.03 to 2.20): faster"},
+            {"layer": "fc3", "decision": "kept", "reason": "0.61x (0.58 to 0.66): slower"},
+        ],
+    }
+
+
+def sample_result() -> dict[str, Any]:
+    structures = [structure_entry("unstructured", [1, 1], 1.2, 9), structure_entry("16x1", [16, 1], 0.7, 10)]
+    winner = structures[1]["winner"]
+    return {
+        "verdict": "At 89.3 % sparsity lenet300 on fashion-mnist-6k keeps its accuracy and runs 2.9x as fast "
+        "as the best dense implementation on this machine, 4.1x as fast as eager torch.",
+        "matched": True,
+        "structure": "16x1",
+        "accuracy_dense": 0.8612,
+        "accuracy_ticket": winner["accuracy"],
+        "difference_points": winner["difference_points"],
+        "sparsity": winner["sparsity"],
+        "speedup_vs_torch": winner["speedup_vs_torch"],
+        "speedup_vs_best_dense": winner["speedup_vs_best_dense"],
+        "tolerance_points": 0.2,
+        "batch": 256,
+        "machine": {
+            "cpu": "AMD EPYC 9B45",
+            "threads": 1,
+            "isa": "avx512",
+            "caches_kib": {"L1d": 48, "L2": 1024},
+        },
+        "command": "sparsekern run lenet300 --seeds 2 --out 'my report'",
+        "seconds": 143.2,
+        "seeds": [0, 1],
+        "structures": structures,
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "config": {"rounds": 12, "rate": 0.2, "recipe": {"optimizer": "adam", "lr": 0.0012}},
+    }
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the text of each table cell."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[str] = []
+        self.in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("td", "th"):
+            self.in_cell = True
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.in_cell:
+            self.cells[-1] += data.replace("\n", "")
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return report.render(sample_result())
+
+
+def test_the_tables_hold_the_numbers(text: str) -> None:
+    result, cells = sample_result(), Page(text).cells
+    for entry in result["structures"]:
+        for round_ in entry["rounds"]:
+            assert f"{100 * round_['accuracy']:.2f}" in cells
+            assert f"{100 * round_['accuracy_reinit']:.2f}" in cells
+            assert f"{round_['time_sparse_us']:,.1f}" in cells
+            assert f"{round_['time_best_dense_us']:,.1f} onednn" in cells
+            ratio = round_["speedup_vs_best_dense"]
+            assert f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" in cells
+        assert {layer["reason"] for layer in entry["layers"]} <= set(cells)
+    assert result["verdict"] in text
+    assert "AMD EPYC 9B45" in text and "L1d 48, L2 1024" in text
+
+
+def test_the_page_loads_nothing(text: str) -> None:
+    tags = Page(text).tags
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in tags}
+    for _, attributes in tags:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert not re.search(r"url\((?!#)|@import", text)
+
+
+def test_ids_are_unique(text: str) -> None:
+    ids = [attributes["id"] for _, attributes in Page(text).tags if "id" in attributes]
+    shapes = {name for name in ids if ids.count(name) > 1}
+    # A marker or clip path of the same name in two figures is the same shape: names are hashes.
+    for name in shapes:
+        bodies = re.findall(rf'<(\w+) id="{name}"(.*?)/?>', text, re.S)
+        assert len(set(bodies)) == 1
+
+
+def test_figures_take_their_colours_from_the_page(text: str) -> None:
+    figures = re.findall(r"<svg.*?</svg>", text, re.S)
+    assert len(figures) == 4
+    for figure in figures:
+        assert set(re.findall(r"#[0-9a-f]{6}", figure)) == set()
+        assert "var(--sparse)" in figure
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_names_are_escaped() -> None:
+    result = sample_result()
+    result["structures"][0]["layers"][0]["layer"] = "<script>alert(1)</script>"
+    result["command"] = "sparsekern run --out '<b>'"
+    text = report.render(result)
+    assert "<script" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<b>" not in text
+
+
+def test_a_missing_number_is_a_dash() -> None:
+    result = sample_result()
+    for round_ in result["structures"][0]["rounds"]:
+        del round_["accuracy_reinit"]
+    cells = Page(report.render(result)).cells
+    # 13 reinit cells; sparsity, block, kernel, dense and sparse time of the kept layer, in both structures.
+    assert cells.count("\N{EN DASH}") == 13 + 2 * 5
+
+
+def test_not_matched_is_said() -> None:
+    result = sample_result()
+    assert ">not matched<" not in report.render(result)
+    result["matched"] = False
+    result["difference_points"] = {"value": -2.4, "low": -3.5, "high": -1.25}
+    text = report.render(result)
+    assert ">not matched<" in text and "-2.40 (-3.50 to -1.25)" in text
+
+
+def test_write_report_writes_both_files_and_nothing_else(tmp_path: Path) -> None:
+    page = report.write_report(sample_result(), tmp_path / "new" / "folder")
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert json.loads((page.parent / "report.json").read_text("utf-8")) == sample_result()
+    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.json"]
+
+
+def test_nan_is_refused_and_the_old_report_stays(tmp_path: Path) -> None:
+    report.write_report(sample_result(), tmp_path)
+    broken = copy.deepcopy(sample_result())
+    broken["structures"][1]["rounds"][3]["time_sparse_us"] = float("nan")
+    with pytest.raises(ValueError, match=re.escape("structures[1].rounds[3].time_sparse_us = nan")):
+        report.write_report(broken, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text("utf-8")) == sample_result()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "report.json"
+    target.write_text("old")
+
+    def broken_replace(source: Path, target: Path) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(report.os, "replace", broken_replace)
+    with pytest.raises(OSError, match="no space left"):
+        report.write_atomically(target, "new")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "jinja2" else object())
+    with pytest.raises(ImportError, match=re.escape('needs jinja2: pip install "sparsekern[report]"')):
+        report.require_report_extra()
