@@ -5,12 +5,11 @@ from __future__ import annotations
 from sparsekern.kernels.select import Problem
 
 # Time per stored element and row of x, in units of one element of the best dense product. From the ratios of
-# docs/measured.md ("Linear, one thread"): at 90 % and batch 128, vector blocks ran 4.4x to 9.1x and
-# unstructured 3.4x faster than dense, i.e. an element costs 10 / ratio. Only the order of magnitude matters:
-# what looks close is timed.
+# docs/measured.md ("Short vector blocks"): at 90 % and batch 128 an element costs 10 / ratio. Only the order of
+# magnitude matters: what looks close is timed.
 COST = {
-    "cpu_vector_linear": {8: 2.3, 16: 1.6, 32: 1.2},
-    "cpu_unstructured_linear": {1: 2.9},
+    "cpu_vector_linear": {8: 2.6, 16: 1.8, 32: 1.5},
+    "cpu_unstructured_linear": {1: 3.0},
     "reference_linear": {1: 2.0},
 }
 

@@ -1,0 +1,101 @@
+"""The command line: `sparsekern run` finds, swaps and proves; `sparsekern doctor` says what the machine has.
+
+Exit code 0 when the command did its work (whatever the verdict), 2 for bad input with one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+STRUCTURES = {"unstructured": (1, 1), "16x1": (16, 1)}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `sparsekern`; `arguments` are those of the process when None. Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments)
+    options.arguments = arguments
+    try:
+        return _COMMANDS[options.command](options)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"sparsekern: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sparsekern.cli.run import run
+
+    return run(options)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sparsekern.cli.doctor import doctor
+
+    return doctor(options)
+
+
+_COMMANDS = {"run": _run, "doctor": _doctor}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sparsekern", description="Find winning tickets, swap their layers, prove the speed-up."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    _add_run(commands.add_parser("run", help="find a ticket, swap its layers, prove it in a report"))
+    doctor = commands.add_parser("doctor", help="what this machine has and which kernels run on it")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("experiment", nargs="?", default="lenet300", help="network of the zoo (%(default)s)")
+    run.add_argument("--rounds", type=_positive, default=12, help="pruning rounds (%(default)s)")
+    run.add_argument("--rate", type=float, default=0.2, help="share pruned a round (%(default)s)")
+    shape = run.add_mutually_exclusive_group()
+    shape.add_argument("--structure", choices=[*STRUCTURES, "both"], default="both", help="(%(default)s)")
+    shape.add_argument(
+        "--block", type=_block, metavar="RxC", help="any other block, outputs x inputs, such as 8x1"
+    )
+    run.add_argument("--seed", type=_natural, default=0, help="first seed (%(default)s)")
+    run.add_argument("--seeds", type=_positive, default=1, help="how many seeds from there on (%(default)s)")
+    run.add_argument("--data", default="fashion-mnist-6k", help="data set of the zoo (%(default)s)")
+    run.add_argument("--data-dir", type=Path, help="folder of the full data sets")
+    run.add_argument(
+        "--out", type=Path, default=Path("sparsekern-run"), help="folder of the report (%(default)s)"
+    )
+    run.add_argument("--resume", action="store_true", help="go on with what an earlier run left in --out")
+    run.add_argument("--batch", type=_positive, default=256, help="test images in a timed pass (%(default)s)")
+    run.add_argument("--iterations", type=_positive, help="training steps a round, instead of the recipe's")
+    run.add_argument("--quiet", action="store_true", help="print the verdict and the report's path only")
+
+
+def _positive(text: str) -> int:
+    if (value := _natural(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def _natural(text: str) -> int:
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _block(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a block such as 16x1 (outputs x inputs), got {text!r}")
+    return int(match[1]), int(match[2])

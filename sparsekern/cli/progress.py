@@ -1,0 +1,46 @@
+"""How far a search has come: a bar on a terminal that has tqdm, else a line every few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from time import monotonic
+from typing import Any, TextIO
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Takes the events of `sparsekern.tickets.search`, for `runs` trainings of `iterations` steps each."""
+
+    def __init__(self, title: str, runs: int, iterations: int, stream: TextIO) -> None:
+        self.title, self.runs, self.iterations, self.stream = title, runs, iterations, stream
+        self.done_runs = 0
+        self.last_line = monotonic()
+        self.bar: Any = None
+        if stream.isatty() and find_spec("tqdm") is not None:
+            from tqdm import tqdm
+
+            form = "{desc} {percentage:3.0f} % |{bar:24}| {elapsed}, {remaining} to go{postfix}"
+            self.bar = tqdm(total=runs * iterations, desc=title, file=stream, leave=False, bar_format=form)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "start":
+            return
+        done = event["event"] == "done"
+        self.done_runs += done
+        steps = self.done_runs * self.iterations + (0 if done else event["step"])
+        where = f"round {event['round']} ({event['kind']}), {100 * event['sparsity']:.1f} % sparse"
+        accuracy = f"validation {100 * event['val_accuracy']:.2f} %"
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{where}, {accuracy}", refresh=False)
+            self.bar.update(steps - self.bar.n)
+        elif monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = monotonic()
+            share = 100 * steps / (self.runs * self.iterations)
+            print(f"{self.title}: {share:3.0f} %, {where}, {accuracy}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,157 @@
+"""`sparsekern run`: find tickets, swap their layers, prove the speed-up, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+from sparsekern import zoo
+from sparsekern.bench import machine
+from sparsekern.bench.report import require_report_extra, write_report
+from sparsekern.cli import STRUCTURES
+from sparsekern.cli.progress import Progress
+from sparsekern.cli.prove import one_thread, prove
+from sparsekern.cli.summary import headline, round_entry, structure_entry, winning_round
+from sparsekern.tickets import MATCH_TOLERANCE, Search, SearchConfig, search, task
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command: training and timing on one thread, so that its masks do not depend on the number of cores.
+
+    Writes report.html, report.json and the winning tickets into `--out`; finished rounds are kept there for
+    `--resume`. Returns 0 whatever the verdict; ValueError for settings that make no sense.
+    """
+    began = perf_counter()
+    require_report_extra()
+    with one_thread():
+        study = _prepare(options)
+        structures = [study.structure(name, configs) for name, configs in study.configs.items()]
+        result = {
+            **headline(structures, f"{options.experiment} on {options.data}", options.batch),
+            "tolerance_points": MATCH_TOLERANCE,
+            "structures": structures,
+            "machine": _machine(),
+            "versions": machine.versions() | machine.commit(),
+            "config": _settings(study),
+            "seeds": study.seeds,
+            "command": shlex.join(["sparsekern", *options.arguments]),
+            "seconds": round(perf_counter() - began, 1),
+        }
+    page = write_report(result, options.out)
+    study.say("")
+    print(result["verdict"])
+    print(page)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What all structures share. `configs` holds one search for each seed, by the structure's name."""
+
+    options: argparse.Namespace
+    data: zoo.Data
+    configs: Mapping[str, Sequence[SearchConfig]]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [self.options.seed + offset for offset in range(self.options.seeds)]
+
+    def say(self, line: str) -> None:
+        if not self.options.quiet:
+            print(line, flush=True)
+
+    def structure(self, name: str, configs: Sequence[SearchConfig]) -> dict[str, Any]:
+        """Search with every seed, prove every round, save the winning tickets."""
+        self.say(f"\n{name}, block {configs[0].block}: {configs[0].rounds} rounds, seeds {self.seeds}")
+        searches = [self.search(name, config) for config in configs]
+        winner = winning_round(searches)
+        for found in searches:
+            found.ticket(winner).save(self.options.out / f"ticket-{name}-seed{found.config.seed}.safetensors")
+        self.say(_HEAD)
+        proofs = []
+        for index, round_ in enumerate(searches[0].rounds):
+            model = zoo.model(self.options.experiment)
+            model.load_state_dict(round_.state)
+            proofs.append(prove(model, self.data.test_x, self.options.batch, self.options.seed))
+            self.say(
+                _row(round_entry(searches, index, proofs[-1])) + (" <- winner" if index == winner else "")
+            )
+        self.say(f"\nthe winning round, layer by layer\n{proofs[winner].swap}")
+        return structure_entry(name, searches, proofs, self.data.test_y)
+
+    def search(self, name: str, config: SearchConfig) -> Search:
+        """One search with its progress on stderr; without `--resume` its earlier rounds are dropped first."""
+        kept = self.options.out / "rounds"
+        if not self.options.resume:
+            for file in (kept / config.digest).glob("*.safetensors"):
+                file.unlink()
+        if self.options.quiet:
+            return search(config, out=kept)
+        runs = 1 + config.rounds * (1 + len(config.controls))
+        progress = Progress(f"{name}, seed {config.seed}", runs, config.task.recipe.iterations, sys.stderr)
+        try:
+            return search(config, out=kept, progress=progress)
+        finally:
+            progress.close()
+
+
+def _prepare(options: argparse.Namespace) -> _Study:
+    """Everything that can be wrong with the options is found here, before anything that takes long."""
+    if options.data_dir is not None and not options.data_dir.is_dir():
+        raise ValueError(f"--data-dir {options.data_dir}: expected a folder, there is none")
+    override = {} if options.iterations is None else {"iterations": options.iterations}
+    chosen = task(options.experiment, options.data, options.data_dir, **override)
+    shapes = {
+        name: tuple(
+            SearchConfig(chosen, options.rounds, options.rate, block=block, seed=options.seed + offset)
+            for offset in range(options.seeds)
+        )
+        for name, block in _structures(options).items()
+    }
+    data = zoo.dataset(chosen.data, chosen.data_dir)
+    if options.batch > len(data.test_y):
+        raise ValueError(f"--batch {options.batch}: {data.name} has {len(data.test_y)} test images")
+    options.out.mkdir(parents=True, exist_ok=True)
+    return _Study(options, data, shapes)
+
+
+def _structures(options: argparse.Namespace) -> dict[str, tuple[int, int]]:
+    if options.block is not None:
+        return {"x".join(map(str, options.block)): options.block}
+    return STRUCTURES if options.structure == "both" else {options.structure: STRUCTURES[options.structure]}
+
+
+def _machine() -> dict[str, object]:
+    from sparsekern.kernels import cpu
+
+    return machine.describe(cpu.isa()) | machine.speeds(cpu.fma_peak_gflops)
+
+
+def _settings(study: _Study) -> dict[str, object]:
+    """The configuration that all searches have in common."""
+    config = asdict(next(iter(study.configs.values()))[0])
+    return {name: value for name, value in config.items() if name not in ("block", "seed")}
+
+
+_HEAD = (
+    "round  sparsity  accuracy  reinit  torch us   best us  sparse us  against torch     against best dense"
+)
+
+
+def _row(entry: Mapping[str, Any]) -> str:
+    reinit = f"{100 * entry['accuracy_reinit']:6.2f}" if "accuracy_reinit" in entry else " " * 6
+    times = "  ".join(f"{entry[f'time_{who}_us']:8.1f}" for who in ("torch", "best_dense", "sparse"))
+    ratios = (_ratio(entry[f"speedup_vs_{rival}"]) for rival in ("torch", "best_dense"))
+    return (
+        f"{entry['round']:5}  {100 * entry['sparsity']:6.2f} %  {100 * entry['accuracy']:6.2f} %  {reinit}  "
+        f"{times}   {'  '.join(ratios)}"
+    )
+
+
+def _ratio(speedup: Mapping[str, float]) -> str:
+    return f"{speedup['value']:.2f}x ({speedup['low']:.2f}-{speedup['high']:.2f})"

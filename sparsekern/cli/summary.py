@@ -1,0 +1,124 @@
+"""From searches and proofs to the dict that is report.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from torch import Tensor
+
+from sparsekern.cli.prove import Proof
+from sparsekern.tickets import RoundResult, Search, difference, matched
+
+Entry = Mapping[str, Any]
+
+
+def winning_round(searches: Sequence[Search]) -> int:
+    """The round that wins over all seeds: `Search.winner`'s rule on the mean validation accuracies."""
+    accuracies = [mean(result.val_accuracy for result in results) for results in _rounds(searches)]
+    pruned = range(1, len(accuracies))
+    matching = [index for index in pruned if matched(100 * (accuracies[index] - accuracies[0]))]
+    return matching[-1] if matching else max(pruned, key=lambda index: (accuracies[index], index))
+
+
+def round_entry(searches: Sequence[Search], index: int, proof: Proof) -> dict[str, Any]:
+    """One round in figures: means over the seeds, and the times of the first seed's network."""
+    results = _rounds(searches)[index]
+    entry = {
+        "round": index,
+        "sparsity": results[0].sparsity,
+        "accuracy": mean(result.test_accuracy for result in results),
+        "val_accuracy": mean(result.val_accuracy for result in results),
+        "early_stop_step": mean(result.early_stop_step for result in results),
+        "seeds": [result.test_accuracy for result in results],
+        **proof.figures,
+    }
+    if index:
+        entry["accuracy_reinit"] = mean(
+            search.controls["reinit"][index - 1].test_accuracy for search in searches
+        )
+    return entry
+
+
+def structure_entry(
+    name: str, searches: Sequence[Search], proofs: Sequence[Proof], labels: Tensor
+) -> dict[str, Any]:
+    """One structure with all its rounds, its winner, and the winner's layers; a proof for each round."""
+    rounds = [round_entry(searches, index, proof) for index, proof in enumerate(proofs)]
+    winner = winning_round(searches)
+    dense, ticket = (
+        [result.test_predictions for result in _rounds(searches)[index]] for index in (0, winner)
+    )
+    gap = difference(dense, ticket, labels)
+    return {
+        "structure": name,
+        "block": list(searches[0].config.block),
+        "rounds": rounds,
+        "winner": {
+            **rounds[winner],
+            "matched": matched(gap.points),
+            "difference_points": {"value": gap.points, "low": gap.low, "high": gap.high},
+        },
+        "layers": [
+            {"layer": layer.pop("name"), **layer} for layer in proofs[winner].swap.to_json()["layers"]
+        ],
+    }
+
+
+def headline(structures: Sequence[Entry], subject: str, batch: int) -> dict[str, Any]:
+    """The top-level figures: those of the fastest matched winner, or of the fastest if none is matched.
+
+    `subject` says in words what was pruned.
+    """
+    chosen = max(structures, key=_rank)
+    winner = chosen["winner"]
+    found = {
+        "structure": chosen["structure"],
+        "accuracy_dense": chosen["rounds"][0]["accuracy"],
+        "accuracy_ticket": winner["accuracy"],
+        "batch": batch,
+        **{
+            name: winner[name]
+            for name in (
+                "matched",
+                "difference_points",
+                "sparsity",
+                "speedup_vs_torch",
+                "speedup_vs_best_dense",
+            )
+        },
+    }
+    return {"verdict": verdict(found, subject), **found}
+
+
+def verdict(found: Entry, subject: str) -> str:
+    """The headline in one sentence: what happened to accuracy, and to time."""
+    where = f"at {100 * found['sparsity']:.1f} % sparsity ({found['structure']})"
+    accuracies = f"{100 * found['accuracy_dense']:.2f} % dense, {100 * found['accuracy_ticket']:.2f} % sparse"
+    speed = _speed(found["speedup_vs_best_dense"], found["speedup_vs_torch"])
+    if found["matched"]:
+        link = "and" if found["speedup_vs_best_dense"]["low"] > 1 else "but"
+        return f"{subject} {where} keeps its accuracy ({accuracies}) {link} {speed}."
+    gap = found["difference_points"]
+    lost = f"{gap['value']:+.2f} points ({gap['low']:+.2f} to {gap['high']:+.2f})"
+    return f"Not matched: {subject} {where} changes its accuracy by {lost}, {accuracies}; it {speed}."
+
+
+def _speed(best: Mapping[str, float], torch: Mapping[str, float]) -> str:
+    rival = "the best dense implementation on this machine"
+    rest = f"{torch['value']:.2f}x against eager torch"
+    interval = f"{best['low']:.2f} to {best['high']:.2f}"
+    if best["low"] > 1:
+        return f"runs {best['value']:.2f}x as fast as {rival} ({interval}), {rest}"
+    how = "runs slower than" if best["high"] < 1 else "is not measurably faster than"
+    return f"{how} {rival} ({best['value']:.2f}x, {interval}), {rest}"
+
+
+def _rank(entry: Entry) -> tuple[bool, float]:
+    return entry["winner"]["matched"], entry["winner"]["speedup_vs_best_dense"]["value"]
+
+
+def _rounds(searches: Sequence[Search]) -> list[tuple[RoundResult, ...]]:
+    """Results by round: entry i holds round i of every seed."""
+    return list(zip(*(search.rounds for search in searches), strict=True))

@@ -1,0 +1,132 @@
+"""The command line: bad input ends in exit code 2 and one line; doctor and progress say what is."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparsekern.cli import doctor, main, progress
+from sparsekern.cli.progress import Progress
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "lenet5000"], "unknown model 'lenet5000'"),
+        (["run", "--data", "imagenet"], "unknown data set 'imagenet'"),
+        (["run", "--data", "mnist", "--data-dir", "/no/such/folder"], "/no/such/folder"),
+        (["run", "--block", "16"], "expected a block such as 16x1 (outputs x inputs), got '16'"),
+        (["run", "--block", "0x1"], "expected a block such as 16x1"),
+        (["run", "--block", "16x1", "--structure", "16x1"], "not allowed with argument"),
+        (["run", "--structure", "diagonal"], "invalid choice: 'diagonal'"),
+        (["run", "--rounds", "0"], "expected a whole number of at least 1, got '0'"),
+        (["run", "--seed", "-1"], "--seed"),
+        (["run", "--rate", "1.5"], "1.5"),
+        (["run", "--batch", "1001"], "--batch 1001: fashion-mnist-6k has 1000 test images"),
+        ([], "command"),
+        (["prune"], "invalid choice: 'prune'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str],
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse's own way out
+        code = stop.code
+    said = capsys.readouterr()
+    assert code == 2 and said.out == ""
+    assert said.err.startswith("sparsekern") and said.err.count("\n") == 1 and line in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("")
+    assert main(["run", "--out", str(tmp_path / "taken")]) == 2
+    assert "taken" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sparsekern.bench.report.find_spec", lambda name: None)
+    assert main(["run"]) == 2
+    assert 'pip install "sparsekern[report]"' in capsys.readouterr().err
+
+
+def test_python_m_sparsekern_runs_the_command(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsekern", "run", "nothing"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "unknown model 'nothing'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    from sparsekern.kernels import KERNELS, cpu
+
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["machine"]["isa"] == cpu.isa() and found["isas"] == list(cpu.isas())
+    assert [entry["kernel"] for entry in found["kernels"][::2]] == [kernel.name for kernel in KERNELS]
+    unstructured = {entry["kernel"]: entry for entry in found["kernels"] if entry["block"] == [1, 1]}
+    assert not unstructured["cpu_vector_linear"]["available"] and unstructured["cpu_vector_linear"]["reason"]
+    assert unstructured["cpu_unstructured_linear"] == {
+        "kernel": "cpu_unstructured_linear",
+        "block": [1, 1],
+        "available": True,
+    }
+    assert found["data"]["fashion-mnist-6k"] == {"available": True}
+
+
+def test_doctor_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SPARSEKERN_DATA", "/no/such/folder")
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (mnist,) = [line for line in lines if line.split()[0] == "mnist"]
+    assert "no: " in mnist and "/no/such/folder" in mnist
+    (triton,) = [line for line in lines if line.startswith("triton")]
+    assert "no: not installed" in triton
+
+
+def test_progress_prints_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress, "monotonic", lambda: now)
+    stream = io.StringIO()
+    follow = Progress("16x1", runs=4, iterations=100, stream=stream)
+    base = {"kind": "ticket", "round": 1, "sparsity": 0.2, "val_accuracy": 0.861, "val_loss": 0.4}
+    follow({"event": "start", "iterations": 100, **base})
+    for step in (25, 50, 75, 100):
+        now += 2.0
+        follow({"event": "eval", "step": step, **base})
+    follow({"event": "done", **base})
+    now += 5.0
+    follow({"event": "eval", "step": 50, **base})
+    follow.close()
+    assert stream.getvalue().splitlines() == [
+        "16x1:  19 %, round 1 (ticket), 20.0 % sparse, validation 86.10 %",
+        "16x1:  38 %, round 1 (ticket), 20.0 % sparse, validation 86.10 %",
+    ]
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    follow = Progress("16x1", runs=2, iterations=100, stream=stream)
+    base = {"kind": "reinit", "round": 1, "sparsity": 0.2, "val_accuracy": 0.861}
+    follow({"event": "done", **base})
+    follow({"event": "eval", "step": 50, **base})
+    assert follow.bar.n == 150
+    follow.close()
+    assert "16x1" in stream.getvalue()

@@ -1,0 +1,97 @@
+"""`sparsekern run` from end to end, on one tiny search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsekern.cli import main
+from sparsekern.cli.prove import one_thread, prove
+from sparsekern.masks import sparsity
+from sparsekern.tickets import Ticket
+from sparsekern.zoo import model
+
+ARGUMENTS = ["run", "--rounds", "1", "--iterations", "30", "--block", "8x1", "--batch", "64", "--seeds", "2"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    assert main([*ARGUMENTS, "--quiet", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_the_report_is_there_and_adds_up(out: Path) -> None:
+    result = json.loads((out / "report.json").read_text())
+    assert result["batch"] == 64 and result["seeds"] == [0, 1] and result["machine"]["threads"] == 1
+    assert result["command"].startswith("sparsekern run --rounds 1 --iterations 30 --block 8x1")
+    (structure,) = result["structures"]
+    assert structure["structure"] == "8x1" and structure["block"] == [8, 1]
+    assert [entry["round"] for entry in structure["rounds"]] == [0, 1]
+    dense, pruned = structure["rounds"]
+    assert dense["sparsity"] == 0 and pruned["sparsity"] == pytest.approx(0.2, abs=0.002)
+    assert result["accuracy_dense"] == dense["accuracy"] == sum(dense["seeds"]) / 2
+    assert result["accuracy_ticket"] == pruned["accuracy"] and 0 < pruned["accuracy_reinit"] < 1
+    gap = 100 * (pruned["accuracy"] - dense["accuracy"])
+    assert result["difference_points"]["value"] == pytest.approx(gap)
+    for entry in structure["rounds"]:
+        assert entry["time_best_dense_us"] <= entry["time_torch_us"]
+        assert 0 < entry["error"] < 1e-5 and entry["changed_predictions"] <= 2
+        for name in ("speedup_vs_torch", "speedup_vs_best_dense"):
+            assert entry[name]["low"] <= entry[name]["value"] <= entry[name]["high"]
+    assert [layer["layer"] for layer in structure["layers"]] == ["fc1", "fc2", "fc3"]
+    assert all(layer["decision"] in ("swapped", "kept") and layer["reason"] for layer in structure["layers"])
+    assert result["verdict"] in (out / "report.html").read_text()
+
+
+def test_the_winning_tickets_are_saved(out: Path) -> None:
+    network = model("lenet300")
+    Ticket.load(out / "ticket-8x1-seed1.safetensors").apply_(network)
+    assert sparsity(network) == pytest.approx(0.2, abs=0.002)
+    assert (out / "ticket-8x1-seed0.safetensors").is_file()
+
+
+def test_resume_trains_nothing_again_and_a_fresh_run_does(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stamps() -> set[int]:
+        return {file.stat().st_mtime_ns for file in (out / "rounds").rglob("*.safetensors")}
+
+    before, report = stamps(), json.loads((out / "report.json").read_text())
+    assert len(before) == 2 * 3  # dense, ticket and control, with two seeds
+    assert main([*ARGUMENTS, "--resume", "--out", str(out)]) == 0
+    assert stamps() == before
+    again = json.loads((out / "report.json").read_text())
+    assert [entry["seeds"] for entry in again["structures"][0]["rounds"]] == [
+        entry["seeds"] for entry in report["structures"][0]["rounds"]
+    ]
+    said = capsys.readouterr().out
+    assert "round  sparsity  accuracy" in said and "<- winner" in said and "fc1" in said
+    assert said.splitlines()[-2:] == [again["verdict"], str(out / "report.html")]
+    assert main([*ARGUMENTS, "--seeds", "1", "--quiet", "--out", str(out)]) == 0
+    assert len(stamps() & before) == 3  # those of the second seed
+
+
+def test_a_swapped_network_that_computes_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(network: torch.nn.Module, x: torch.Tensor) -> None:
+        with torch.no_grad():
+            network.fc3.weight[3, 5] += 0.1
+
+    monkeypatch.setattr("sparsekern.cli.prove.swap_", breaks)
+    with pytest.raises(RuntimeError, match="the swapped network is off by"):
+        prove(model("lenet300"), torch.randn(8, 784), 8)
+
+
+def test_one_thread_gives_the_threads_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ZeroDivisionError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
