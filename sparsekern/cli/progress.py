@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
 from time import monotonic
@@ -11,11 +12,12 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Takes the events of `sparsekern.tickets.search`, for `runs` trainings of `iterations` steps each."""
+    """Takes the events of searches by name: `runs` trainings of `iterations` steps each, in all of them."""
 
     def __init__(self, title: str, runs: int, iterations: int, stream: TextIO) -> None:
         self.title, self.runs, self.iterations, self.stream = title, runs, iterations, stream
-        self.done_runs = 0
+        self.done_runs: Counter[str] = Counter()
+        self.steps: Counter[str] = Counter()
         self.last_line = monotonic()
         self.bar: Any = None
         if stream.isatty() and find_spec("tqdm") is not None:
@@ -24,12 +26,13 @@ class Progress:
             form = "{desc} {percentage:3.0f} % |{bar:24}| {elapsed}, {remaining} to go{postfix}"
             self.bar = tqdm(total=runs * iterations, desc=title, file=stream, leave=False, bar_format=form)
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, search: str, event: Mapping[str, Any]) -> None:
         if event["event"] == "start":
             return
         done = event["event"] == "done"
-        self.done_runs += done
-        steps = self.done_runs * self.iterations + (0 if done else event["step"])
+        self.done_runs[search] += done
+        self.steps[search] = self.done_runs[search] * self.iterations + (0 if done else event["step"])
+        steps = self.steps.total()
         where = f"round {event['round']} ({event['kind']}), {100 * event['sparsity']:.1f} % sparse"
         accuracy = f"validation {100 * event['val_accuracy']:.2f} %"
         if self.bar is not None:

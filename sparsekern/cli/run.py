@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -16,8 +17,9 @@ from sparsekern.bench.report import require_report_extra, write_report
 from sparsekern.cli import STRUCTURES
 from sparsekern.cli.progress import Progress
 from sparsekern.cli.prove import one_thread, prove
+from sparsekern.cli.searches import search_all
 from sparsekern.cli.summary import headline, round_entry, structure_entry, winning_round
-from sparsekern.tickets import MATCH_TOLERANCE, Search, SearchConfig, search, task
+from sparsekern.tickets import MATCH_TOLERANCE, Search, SearchConfig, task
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     require_report_extra()
     with one_thread():
         study = _prepare(options)
-        structures = [study.structure(name, configs) for name, configs in study.configs.items()]
+        structures = [study.structure(name, searches) for name, searches in study.searches().items()]
         result = {
             **headline(structures, f"{options.experiment} on {options.data}", options.batch),
             "tolerance_points": MATCH_TOLERANCE,
@@ -65,10 +67,9 @@ class _Study:
         if not self.options.quiet:
             print(line, flush=True)
 
-    def structure(self, name: str, configs: Sequence[SearchConfig]) -> dict[str, Any]:
-        """Search with every seed, prove every round, save the winning tickets."""
-        self.say(f"\n{name}, block {configs[0].block}: {configs[0].rounds} rounds, seeds {self.seeds}")
-        searches = [self.search(name, config) for config in configs]
+    def structure(self, name: str, searches: Sequence[Search]) -> dict[str, Any]:
+        """Prove every round, save the winning tickets."""
+        self.say(f"\n{name}, block {searches[0].config.block}")
         winner = winning_round(searches)
         for found in searches:
             found.ticket(winner).save(self.options.out / f"ticket-{name}-seed{found.config.seed}.safetensors")
@@ -84,18 +85,26 @@ class _Study:
         self.say(f"\nthe winning round, layer by layer\n{proofs[winner].swap}")
         return structure_entry(name, searches, proofs, self.data.test_y)
 
-    def search(self, name: str, config: SearchConfig) -> Search:
-        """One search with its progress on stderr; without `--resume` its earlier rounds are dropped first."""
+    def searches(self) -> dict[str, list[Search]]:
+        """Every search, by structure; without `--resume` what an earlier run left is dropped first."""
         kept = self.options.out / "rounds"
+        configs = [config for of_structure in self.configs.values() for config in of_structure]
         if not self.options.resume:
-            for file in (kept / config.digest).glob("*.safetensors"):
-                file.unlink()
+            for config in configs:
+                for file in (kept / config.digest).glob("*.safetensors"):
+                    file.unlink()
+        first = configs[0]
+        self.say(f"{', '.join(self.configs)}: {first.rounds} rounds each, seeds {self.seeds}")
+        found = iter(self._found(configs, kept))
+        return {name: [next(found) for _ in of_structure] for name, of_structure in self.configs.items()}
+
+    def _found(self, configs: Sequence[SearchConfig], kept: Path) -> list[Search]:
         if self.options.quiet:
-            return search(config, out=kept)
-        runs = 1 + config.rounds * (1 + len(config.controls))
-        progress = Progress(f"{name}, seed {config.seed}", runs, config.task.recipe.iterations, sys.stderr)
+            return search_all(configs, kept, lambda name, event: None)
+        runs = sum(1 + config.rounds * (1 + len(config.controls)) for config in configs)
+        progress = Progress("finding tickets", runs, configs[0].task.recipe.iterations, sys.stderr)
         try:
-            return search(config, out=kept, progress=progress)
+            return search_all(configs, kept, progress)
         finally:
             progress.close()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sparsekern.kernels.select import Problem
 
 # Time per stored element and row of x, in units of one element of the best dense product. From the ratios of
-# docs/measured.md ("Short vector blocks"): at 90 % and batch 128 an element costs 10 / ratio. Only the order of
-# magnitude matters: what looks close is timed.
+# docs/measured.md ("Short vector blocks"): at 90 % and batch 128 an element costs 10 / ratio. Only the order
+# of magnitude matters: what looks close is timed.
 COST = {
     "cpu_vector_linear": {8: 2.6, 16: 1.8, 32: 1.5},
     "cpu_unstructured_linear": {1: 3.0},

@@ -106,13 +106,13 @@ def test_progress_prints_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatc
     stream = io.StringIO()
     follow = Progress("16x1", runs=4, iterations=100, stream=stream)
     base = {"kind": "ticket", "round": 1, "sparsity": 0.2, "val_accuracy": 0.861, "val_loss": 0.4}
-    follow({"event": "start", "iterations": 100, **base})
+    follow("a", {"event": "start", "iterations": 100, **base})
     for step in (25, 50, 75, 100):
         now += 2.0
-        follow({"event": "eval", "step": step, **base})
-    follow({"event": "done", **base})
+        follow("a", {"event": "eval", "step": step, **base})
+    follow("a", {"event": "done", **base})
     now += 5.0
-    follow({"event": "eval", "step": 50, **base})
+    follow("a", {"event": "eval", "step": 50, **base})
     follow.close()
     assert stream.getvalue().splitlines() == [
         "16x1:  19 %, round 1 (ticket), 20.0 % sparse, validation 86.10 %",
@@ -125,8 +125,8 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(stream, "isatty", lambda: True)
     follow = Progress("16x1", runs=2, iterations=100, stream=stream)
     base = {"kind": "reinit", "round": 1, "sparsity": 0.2, "val_accuracy": 0.861}
-    follow({"event": "done", **base})
-    follow({"event": "eval", "step": 50, **base})
-    assert follow.bar.n == 150
+    follow("a", {"event": "done", **base})
+    follow("b", {"event": "eval", "step": 50, **base})
+    assert follow.bar.n == 150  # two searches at once
     follow.close()
     assert "16x1" in stream.getvalue()
