@@ -1,23 +1,34 @@
 """sparsekern: find winning tickets, swap their layers for sparse kernels, prove the speed-up.
 
->>> import sparsekern as sk
->>> report = sk.swap_(model, example_inputs)  # doctest: +SKIP
+import sparsekern as sk
+
+ticket = sk.find_ticket(sk.tickets.task())      # find: iterative magnitude pruning with rewinding
+ticket.apply_(model)
+report = sk.swap_(model, example_inputs)        # swap: where it is measured to be faster, and only there
+print(report)                                   # prove: sk.bench, or `sparsekern run` for the whole path
 """
 
 from __future__ import annotations
 
-from sparsekern import prune
+from sparsekern import bench, masks, prune, tickets, zoo
 from sparsekern._version import __version__
 from sparsekern.formats import BlockSparse
 from sparsekern.nn import SparseLinear, SwapReport, explain, restore_, swap_
+from sparsekern.tickets import Ticket, find_ticket
 
 __all__ = [
     "BlockSparse",
     "SparseLinear",
     "SwapReport",
+    "Ticket",
     "__version__",
+    "bench",
     "explain",
+    "find_ticket",
+    "masks",
     "prune",
     "restore_",
     "swap_",
+    "tickets",
+    "zoo",
 ]

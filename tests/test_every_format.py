@@ -40,6 +40,7 @@ def test_any_mask_round_trips(fmt: type[BlockSparse], data: st.DataObject) -> No
     assert sparse.nnz == len({(int(i) // block[0], int(j) // block[1]) for i, j in mask.nonzero()})
 
 
+@pytest.mark.filterwarnings("ignore:Sparse BSR tensor support is in beta")
 def test_it_is_torchs_own_bsr_layout() -> None:
     dense = truth.masked_weight(32, 24, (4, 3), 0.6, torch.Generator().manual_seed(2))
     ours, theirs = BlockSparse.from_dense(dense, (4, 3)), dense.to_sparse_bsr((4, 3))

@@ -17,7 +17,6 @@ from sparsekern.tickets import Search, SearchConfig, search
 
 Watch = Callable[[str, dict[str, Any]], None]
 _LOOK_S = 0.2
-_events: Any = None  # in a worker: the way to the parent's `watch`
 
 
 def search_all(configs: Sequence[SearchConfig], kept: Path, watch: Watch) -> list[Search]:
@@ -38,9 +37,9 @@ def search_all(configs: Sequence[SearchConfig], kept: Path, watch: Watch) -> lis
 
 def _in_processes(configs: Sequence[SearchConfig], kept: Path, watch: Watch, workers: int) -> None:
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's thread pool
-    events = context.Queue()
-    with ProcessPoolExecutor(workers, context, _begin_worker, (events,)) as pool:
-        futures = [pool.submit(_work, config, kept) for config in configs]
+    with context.Manager() as manager, ProcessPoolExecutor(workers, context) as pool:
+        events = manager.Queue()
+        futures = [pool.submit(_work, config, kept, events) for config in configs]
         while not all(future.done() for future in futures):
             _pass_on(events, watch)
             _raise_failure(futures)
@@ -60,11 +59,6 @@ def _raise_failure(futures: Sequence[Future[None]]) -> None:
             future.result()
 
 
-def _begin_worker(events: Any) -> None:
-    global _events
-    _events = events
+def _work(config: SearchConfig, kept: Path, events: Any) -> None:
     torch.set_num_threads(1)
-
-
-def _work(config: SearchConfig, kept: Path) -> None:
-    search(config, out=kept, progress=lambda event: _events.put((config.digest, event)))
+    search(config, out=kept, progress=lambda event: events.put((config.digest, event)))

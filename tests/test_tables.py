@@ -1,0 +1,75 @@
+"""The tables in plain sight: every entry leads somewhere and keeps the table's promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsekern.bench import DENSE
+from sparsekern.formats import FORMATS
+from sparsekern.kernels import KERNELS, Kernel, Problem
+from sparsekern.kernels.cost import COST
+from sparsekern.kernels.table import BY_NAME
+from sparsekern.nn import SWAPS
+from sparsekern.prune import ALLOCATIONS, CRITERIA, Context
+from sparsekern.tickets.recipe import OPTIMIZERS, RECIPES
+from sparsekern.zoo import DATASETS, MODELS
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_a_kernel_loads_here_or_refuses_in_words(kernel: Kernel) -> None:
+    try:
+        backend = kernel.backend()
+    except ImportError as error:
+        assert len(str(error)) > 10
+        return
+    assert callable(backend.pack) and callable(backend.run)
+    problem = Problem(kernel.op, "cpu", "", "float16", (3, 5), m=7, n=9, k=10, density=0.5)
+    reason = kernel.refuse(problem)
+    assert reason is None or len(reason) > 10
+
+
+def test_the_reference_is_last_and_takes_everything() -> None:
+    odd = Problem("linear", "meta", "", "float64", (3, 5), m=0, n=9, k=10, density=0.0)
+    assert KERNELS[-1].name == "reference_linear"
+    assert [kernel.name for kernel in KERNELS if kernel.refuse(odd) is None] == ["reference_linear"]
+
+
+def test_kernels_are_named_once_and_each_has_its_cost() -> None:
+    names = [kernel.name for kernel in KERNELS]
+    assert sorted(names) == sorted(BY_NAME) == sorted(COST)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_criterion_scores_every_weight(name: str) -> None:
+    score = CRITERIA[name](torch.tensor([[-2.0, 1.0, 0.5]]), Context(torch.Generator().manual_seed(0)))
+    assert score.shape == (1, 3) and score.dtype is torch.float32 and bool((score >= 0).all())
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_an_allocation_keeps_the_share_it_is_asked_for(name: str) -> None:
+    one = {"weight": torch.ones(5, 4)}
+    assert ALLOCATIONS[name](one, one, {"weight": 0.25}) == {"weight": 15}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_the_zoo_maps_images_to_ten_classes(name: str) -> None:
+    assert MODELS[name](None)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_dense_rival_computes_or_refuses_in_words(name: str) -> None:
+    weight, bias, x = torch.randn(8, 6), torch.randn(8), torch.randn(4, 6)
+    call = DENSE[name](weight, bias, x)
+    if isinstance(call, str):
+        assert len(call) > 10
+    else:
+        torch.testing.assert_close(call(x), x @ weight.T + bias)
+
+
+def test_other_tables_hold_what_they_say() -> None:
+    assert all(issubclass(sparse, dense) for dense, sparse in SWAPS.items())
+    assert all(isinstance(kind, type) for kind in FORMATS)
+    assert all(issubclass(kind, torch.optim.Optimizer) for kind in OPTIMIZERS.values())
+    assert all(callable(load) for load in DATASETS.values())
+    assert {model for model, _ in RECIPES} <= set(MODELS) and {data for _, data in RECIPES} <= set(DATASETS)
