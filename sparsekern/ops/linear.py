@@ -5,8 +5,8 @@ that was chosen when the layer was made. It is the only boundary between a layer
 
 There are two entries with one schema. ``sparsekern::linear`` is differentiable.
 ``sparsekern::linear_no_grad`` is what ``linear`` calls when no gradient is wanted: torch's Python autograd
-layer costs a call as much as ``F.linear`` does (docs/measured.md, "what a call costs"), and the second entry
-does not have it.
+layer costs a call two to four times an ``F.linear`` (docs/measured.md, "What a call costs"), and the second
+entry does not have it.
 """
 
 from __future__ import annotations
