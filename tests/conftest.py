@@ -10,13 +10,17 @@ import torch
 from sparsekern.kernels import cpu
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Before any fixture of a module trains something: bits depend on the number of threads."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def settled() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=cpu.isas())
