@@ -1,5 +1,5 @@
-// sparsekern._core: raw addresses and sizes in, no torch headers. Python has validated what it passes
-// (formats/, ops/).
+// sparsekern._core: what Python sets up and asks. The products themselves are called by torch's dispatcher
+// (op_linear.cpp).
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
@@ -7,57 +7,29 @@
 #include <string>
 
 #include "cpu/kernels.h"
-#include "parallel.h"
+#include "op_linear.h"
+#include "torch_api.h"
 
 namespace py = pybind11;
 
 namespace sparsekern {
 namespace {
 
-ThreadPool pool;
-
-// Set once at import, from SPARSEKERN_ISA or by detection; tests and benchmarks change it through use_isa.
-const Isa* current = nullptr;
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
+py::tuple torch_functions() {
+  py::list names;
+#define SPARSEKERN_NAME(result, name, arguments) names.append(#name);
+  SPARSEKERN_TORCH_FUNCTIONS(SPARSEKERN_NAME)
+#undef SPARSEKERN_NAME
+  return py::tuple(names);
 }
 
-// Enough tasks that torch's even split of them keeps every thread busy to the end, no more than that: each
-// task packs its tile of x anew.
-int64_t chunks_for(int64_t tiles, int64_t threads) {
-  if (threads == 1 || tiles >= 8 * threads) return 1;
-  int64_t chunks = 1;
-  while (tiles * chunks % threads != 0) ++chunks;
-  return chunks;
-}
-
-template <LinearKernel Isa::* member>
-void linear(uintptr_t x, int64_t x_stride, uintptr_t values, uintptr_t crow, uintptr_t col, uintptr_t panels,
-            uintptr_t bias, uintptr_t y, int64_t m, int64_t n, int64_t k, int64_t v) {
-  LinearArgs args{pointer<const float>(x),
-                  x_stride,
-                  pointer<const float>(values),
-                  pointer<const int32_t>(crow),
-                  pointer<const int32_t>(col),
-                  pointer<const int32_t>(panels),
-                  pointer<const float>(bias),
-                  pointer<float>(y),
-                  m,
-                  n,
-                  k,
-                  v,
-                  1};
-  if (m == 0 || n == 0) return;
-  const LinearKernel& kernel = current->*member;
-  py::gil_scoped_release release;
-  const int64_t tiles = kernel.tiles(args);
-  args.chunks = chunks_for(tiles, pool.threads());
-  const size_t floats = kernel.scratch_floats(args);
-  pool.run(tiles * args.chunks, [&](int64_t begin, int64_t end) {
-    kernel.run(args, begin, end, Scratch::of_this_thread().floats(floats));
-  });
+void use_torch(const py::dict& addresses) {
+  TorchApi& torch = torch_api();
+#define SPARSEKERN_TAKE(result, name, arguments) \
+  torch.name = reinterpret_cast<result(*) arguments>(addresses[#name].cast<uintptr_t>());
+  SPARSEKERN_TORCH_FUNCTIONS(SPARSEKERN_TAKE)
+#undef SPARSEKERN_TAKE
+  register_linear();
 }
 
 py::tuple isa_names(bool supported_only) {
@@ -68,7 +40,7 @@ py::tuple isa_names(bool supported_only) {
 }
 
 double fma_peak_gflops(const std::string& name) {
-  const Isa& isa = name.empty() ? *current : isa_by_name(name);
+  const Isa& isa = name.empty() ? *current_isa : isa_by_name(name);
   constexpr int64_t kIterations = 200000;
   double best = 0.0;
   volatile float keep = 0.0f;
@@ -87,20 +59,20 @@ double fma_peak_gflops(const std::string& name) {
 
 PYBIND11_MODULE(_core, m) {
   using namespace sparsekern;
-  current = &best_isa();
+  current_isa = &best_isa();
   m.doc() = "The C++ half of sparsekern: CPU kernels by ISA, on torch's thread pool.";
   m.attr("PANEL_COLUMNS") = kPanelColumns;
+  m.attr("VECTOR") = int64_t{kVector};
+  m.attr("UNSTRUCTURED") = int64_t{kUnstructured};
+  m.attr("TORCH_FUNCTIONS") = torch_functions();
+  m.def("use_torch", use_torch, py::arg("addresses"),
+        "Takes the addresses of TORCH_FUNCTIONS by name, and adds the CPU implementation of "
+        "sparsekern::cpu_linear.");
+  m.def("isa", [] { return std::string(current_isa->name); }, "The ISA in use; SPARSEKERN_ISA forces one.");
   m.def(
-      "use_thread_pool", [](uintptr_t run, uintptr_t count) { pool.use(run, count); },
-      py::arg("parallel_for"), py::arg("get_num_threads"),
-      "Addresses of torch_parallel_for and torch_get_num_threads.");
-  m.def("isa", [] { return std::string(current->name); }, "The ISA in use; SPARSEKERN_ISA forces one.");
-  m.def(
-      "use_isa", [](const std::string& name) { current = &isa_by_name(name); },
+      "use_isa", [](const std::string& name) { current_isa = &isa_by_name(name); },
       "Changes the ISA for this process.");
   m.def("isas", isa_names, py::arg("supported_only") = true, "Names of the ISAs, best first.");
   m.def("fma_peak_gflops", fma_peak_gflops, py::arg("isa") = "",
         "Best of 20 runs of independent FMAs on this thread.");
-  m.def("vector_linear", linear<&Isa::vector_linear>, "Linear for blocks (v, 1).");
-  m.def("unstructured_linear", linear<&Isa::unstructured_linear>, "Linear for single weights.");
 }

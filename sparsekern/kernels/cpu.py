@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +17,40 @@ from sparsekern import _core
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels.select import PackedWeight
 
+_library = torch.library.Library("sparsekern", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "cpu_linear(Tensor x, Tensor values, Tensor? bias, Tensor crow, Tensor col, Tensor index, int n, int k, "
+    "int kernel) -> Tensor"
+)
 
-def _use_torch_threads() -> None:
-    """Hands libtorch's parallel-for to the extension, so that torch's own pool does the work."""
+
+def _use_torch() -> None:
+    """Hands libtorch's C functions to the extension, which implements the op with them."""
     name = "libtorch_cpu.dylib" if sys.platform == "darwin" else "libtorch_cpu.so"
     torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
+    missing = [function for function in _core.TORCH_FUNCTIONS if not hasattr(torch_cpu, function)]
+    if missing:
+        raise ImportError(
+            f"torch {torch.__version__} lacks {', '.join(missing)}; expected torch 2.10 or newer"
+        )
+    _core.use_torch(
+        {
+            function: ctypes.cast(getattr(torch_cpu, function), ctypes.c_void_p).value
+            for function in _core.TORCH_FUNCTIONS
+        }
+    )
 
-    def address(symbol: str) -> int:
-        return ctypes.cast(getattr(torch_cpu, symbol), ctypes.c_void_p).value or 0
 
-    _core.use_thread_pool(address("torch_parallel_for"), address("torch_get_num_threads"))
+_use_torch()
 
 
-_use_torch_threads()
+def _fake(x: Tensor, *packed: Any) -> Tensor:
+    return PackedWeight(*packed[:-1]).empty_output(x)
+
+
+torch.library.register_fake("sparsekern::cpu_linear", _fake, lib=_library)
+
+_linear = torch.ops.sparsekern.cpu_linear.default
 
 
 def isa() -> str:
@@ -61,29 +83,6 @@ def fma_peak_gflops(isa: str | None = None) -> float:
     return _core.fma_peak_gflops(isa or "")
 
 
-def _run(call: Callable[..., None], x: Tensor, weight: PackedWeight) -> Tensor:
-    if x.stride(-1) != 1 and x.shape[1] > 1:
-        x = x.contiguous()
-    m, n = x.shape[0], weight.n
-    y = torch.empty((m, n), dtype=torch.float32)
-    bias = weight.bias
-    call(
-        x.data_ptr(),
-        x.stride(0),
-        weight.values.data_ptr(),
-        weight.crow.data_ptr(),
-        weight.col.data_ptr(),
-        weight.plan_index.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        y.data_ptr(),
-        m,
-        n,
-        weight.k,
-        weight.values.shape[1],
-    )
-    return y
-
-
 class _Vector:
     """Blocks (V, 1): csrc/cpu/linear_vector.inc.h reads the format as it is."""
 
@@ -91,7 +90,8 @@ class _Vector:
         return torch.empty(0, dtype=torch.int32)
 
     def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
-        return _run(_core.vector_linear, x, weight)
+        y: Tensor = _linear(x, *weight, _core.VECTOR)
+        return y
 
 
 class _Unstructured:
@@ -111,7 +111,8 @@ class _Unstructured:
         return index.int()
 
     def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
-        return _run(_core.unstructured_linear, x, weight)
+        y: Tensor = _linear(x, *weight, _core.UNSTRUCTURED)
+        return y
 
 
 vector_linear = _Vector()

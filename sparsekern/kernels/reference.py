@@ -14,6 +14,7 @@ class _Linear:
         return torch.empty(0, dtype=torch.int32, device=weight.col.device)
 
     def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
+        weight.check(x)
         matrix = BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
         return torch.nn.functional.linear(x, matrix.to_dense(), weight.bias)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,10 @@ class Problem:
 
 
 class PackedWeight(NamedTuple):
-    """The tensors of a weight as a backend's ``run`` takes them. A tuple: one is made in every call."""
+    """The tensors of a weight as a backend's ``run`` takes them, in the order of the ops' arguments.
+
+    ``plan_index`` is what the backend's ``pack`` made. A tuple, since one is made in every call.
+    """
 
     values: Tensor
     bias: Tensor | None
@@ -49,6 +51,27 @@ class PackedWeight(NamedTuple):
     n: int
     k: int
 
+    def check(self, x: Tensor) -> None:
+        """ValueError if ``x`` cannot be multiplied by this weight, or the bias does not belong to it."""
+        values, bias, n, k = self.values, self.bias, self.n, self.k
+        if x.dim() == 0 or x.shape[-1] != k:
+            raise ValueError(
+                f"x: expected (..., {k}) for a weight of shape ({n}, {k}), got {_tuple(x.shape)}"
+            )
+        if x.dtype != values.dtype:
+            raise ValueError(f"x is {x.dtype}, the weight {values.dtype}; expected one dtype")
+        if bias is not None and (bias.dtype != values.dtype or bias.shape != (n,)):
+            raise ValueError(f"bias: expected {values.dtype} ({n},), got {bias.dtype} {_tuple(bias.shape)}")
+
+    def empty_output(self, x: Tensor) -> Tensor:
+        """What ``run`` returns for ``x``, unwritten: for tracing."""
+        self.check(x)
+        return x.new_empty((*x.shape[:-1], self.n))
+
+
+def _tuple(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
 
 class Backend(Protocol):
     """What a kernel's ``load`` leads to."""
@@ -57,7 +80,7 @@ class Backend(Protocol):
         """The kernel's own index over the weight's blocks, int32, possibly empty. Values are not copied."""
 
     def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
-        """``x`` (m, k) times the weight's transpose, plus bias: (m, n)."""
+        """``x`` (..., k) times the weight's transpose, plus bias: (..., n), contiguous."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +101,14 @@ class Kernel:
 
     def backend(self) -> Backend:
         """The kernel's implementation. ImportError, in words, where its backend is not installed."""
-        return _load(self.load)
+        found = _BACKENDS.get(self.load)
+        if found is None:
+            module, _, attribute = self.load.partition(":")
+            found = _BACKENDS[self.load] = cast(Backend, getattr(importlib.import_module(module), attribute))
+        return found
 
 
-@functools.cache
-def _load(path: str) -> Backend:
-    module, _, attribute = path.partition(":")
-    return cast(Backend, getattr(importlib.import_module(module), attribute))
+_BACKENDS: dict[str, Backend] = {}  # what is loaded; a plain dict, since torch.compile looks through it
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import KERNELS, Choice, Problem, make_plan, select
 from sparsekern.kernels.cost import relative_cost
+from sparsekern.kernels.select import PackedWeight
 from sparsekern.masks import fit_block, masks_of
-from sparsekern.ops import Pattern, linear_of_values
+from sparsekern.ops import linear_packed
 
 BLOCKS = ((1, 1), (8, 1), (16, 1), (32, 1))
 """Blocks that ``block=None`` and ``swap_`` consider."""
@@ -122,13 +123,22 @@ class SparseLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., k) to (..., n)."""
-        values: Tensor = self.values
-        if self.kept is not None and torch.is_grad_enabled():
-            values = torch.where(self.kept, values, 0)
-        shape = (self.out_features, self.in_features)
-        return linear_of_values(
-            x, values, self.bias, Pattern(self.crow, self.col, self.index, shape, self.kernel)
+        # Straight from the dictionaries: nn.Module's attribute access costs as much as the op itself.
+        parameters, buffers = self._parameters, self._buffers
+        kept = buffers["kept"]
+        values: Tensor = parameters["values"]  # type: ignore[assignment]  # never None
+        if kept is not None and torch.is_grad_enabled():
+            values = torch.where(kept, values, 0)
+        weight = PackedWeight(
+            values,
+            parameters["bias"],
+            buffers["crow"],  # type: ignore[arg-type]
+            buffers["col"],  # type: ignore[arg-type]
+            buffers["index"],  # type: ignore[arg-type]
+            self.out_features,
+            self.in_features,
         )
+        return linear_packed(x, weight, self.kernel)
 
     def extra_repr(self) -> str:
         return (

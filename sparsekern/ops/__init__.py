@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparsekern.ops.linear import Pattern, linear, linear_of_values
+from sparsekern.ops.linear import linear, linear_packed
 
-__all__ = ["Pattern", "linear", "linear_of_values"]
+__all__ = ["linear", "linear_packed"]

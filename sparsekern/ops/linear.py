@@ -3,15 +3,13 @@
 The op takes the weight's tensors one by one, since custom ops know no other types, and the name of the kernel
 that was chosen when the layer was made. It is the only boundary between a layer and its kernel.
 
-There are two entries with one schema. ``sparsekern::linear`` is differentiable.
-``sparsekern::linear_no_grad`` is what ``linear`` calls when no gradient is wanted: torch's Python autograd
-layer costs a call two to four times an ``F.linear`` (docs/measured.md, "What a call costs"), and the second
-entry does not have it.
+Without a gradient wanted, the kernel's backend is called as it is, and its own op is the boundary: torch's
+Python autograd layer costs a call several times an ``F.linear`` (docs/measured.md, "What a call costs").
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,56 +19,38 @@ from sparsekern.kernels import Plan
 from sparsekern.kernels.select import PackedWeight
 from sparsekern.kernels.table import BY_NAME
 
-# ---- schema and checks
+# ---- schema
 
-_library = torch.library.Library("sparsekern", "DEF")  # type: ignore[no-untyped-call]
-_ARGUMENTS = (
-    "Tensor x, Tensor values, Tensor? bias, Tensor crow, Tensor col, Tensor index, int[2] shape, str kernel"
+_library = torch.library.Library("sparsekern", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "linear(Tensor x, Tensor values, Tensor? bias, Tensor crow, Tensor col, Tensor index, int n, int k, "
+    "str kernel) -> Tensor"
 )
-
-
-def _check(x: Tensor, values: Tensor, bias: Tensor | None, n: int, k: int) -> None:
-    shape, dtype = x.shape, values.dtype
-    if not shape or shape[-1] != k:
-        raise ValueError(f"x: expected (..., {k}) for a weight of shape ({n}, {k}), got {tuple(shape)}")
-    if x.dtype != dtype:
-        raise ValueError(f"x is {x.dtype}, the weight {dtype}; expected one dtype")
-    if bias is not None and (bias.dtype != dtype or bias.shape != (n,)):
-        raise ValueError(f"bias: expected {dtype} ({n},), got {bias.dtype} {tuple(bias.shape)}")
 
 
 # ---- forward: real and fake
 
 
-def _forward(x: Tensor, values: Tensor, bias: Tensor | None, *pattern: Any) -> Tensor:
-    crow, col, index, (n, k), kernel = pattern
-    _check(x, values, bias, n, k)
-    run = BY_NAME[kernel].backend().run
-    if x.dim() == 2:
-        return run(x, PackedWeight(values, bias, crow, col, index, n, k))
-    y = run(x.reshape(-1, k), PackedWeight(values, bias, crow, col, index, n, k))
-    return y.view(*x.shape[:-1], n)
+def _forward(x: Tensor, *packed: Any) -> Tensor:
+    return BY_NAME[packed[-1]].backend().run(x, PackedWeight(*packed[:-1]))
 
 
-def _fake(x: Tensor, values: Tensor, bias: Tensor | None, *pattern: Any) -> Tensor:
-    _, _, _, (n, k), _ = pattern
-    _check(x, values, bias, n, k)
-    return x.new_empty((*x.shape[:-1], n))
+def _fake(x: Tensor, *packed: Any) -> Tensor:
+    return PackedWeight(*packed[:-1]).empty_output(x)
 
 
-for _name in ("linear", "linear_no_grad"):
-    _library.define(f"{_name}({_ARGUMENTS}) -> Tensor")  # type: ignore[no-untyped-call]
-    _library.impl(_name, _forward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"sparsekern::{_name}", _fake, lib=_library)
+_library.impl("linear", _forward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+torch.library.register_fake("sparsekern::linear", _fake, lib=_library)
 
 
 # ---- backward: plain dense products; only stored positions of the weight get a gradient
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, bias, crow, col, _, (n, k), _ = inputs
-    ctx.save_for_backward(x, values, crow, col)
-    ctx.shape, ctx.has_bias = (n, k), bias is not None
+    x, *packed, _ = inputs
+    weight = PackedWeight(*packed)
+    ctx.save_for_backward(x, weight.values, weight.crow, weight.col)
+    ctx.shape, ctx.has_bias = (weight.n, weight.k), weight.bias is not None
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -81,26 +61,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     to_x = grad @ weight.to_dense() if ctx.needs_input_grad[0] else None
     to_values = weight.sample(rows.t() @ x.reshape(-1, k)) if ctx.needs_input_grad[1] else None
     to_bias = rows.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
-    return to_x, to_values, to_bias, None, None, None, None, None
+    return to_x, to_values, to_bias, None, None, None, None, None, None
 
 
 torch.library.register_autograd("sparsekern::linear", _backward, setup_context=_save, lib=_library)
+_differentiable = torch.ops.sparsekern.linear.default
 
 
 # ---- public functions
-
-_differentiable = torch.ops.sparsekern.linear.default
-_no_grad = torch.ops.sparsekern.linear_no_grad.default
-
-
-class Pattern(NamedTuple):
-    """Where a weight's values stand, and the kernel that reads them: the op's arguments behind ``bias``."""
-
-    crow: Tensor
-    col: Tensor
-    plan_index: Tensor
-    shape: tuple[int, int]
-    kernel: str
 
 
 def linear(x: Tensor, weight: BlockSparse, bias: Tensor | None, plan: Plan) -> Tensor:
@@ -119,18 +87,21 @@ def linear(x: Tensor, weight: BlockSparse, bias: Tensor | None, plan: Plan) -> T
     Raises:
         ValueError: shapes or dtypes do not fit, with what came and what was expected.
     """
-    pattern = Pattern(weight.crow, weight.col, plan.index, weight.shape, plan.kernel.name)
-    return linear_of_values(x, weight.values, bias, pattern)
+    packed = PackedWeight(weight.values, bias, weight.crow, weight.col, plan.index, *weight.shape)
+    return linear_packed(x, packed, plan.kernel.name)
 
 
-def linear_of_values(x: Tensor, values: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+def linear_packed(x: Tensor, weight: PackedWeight, kernel: str) -> Tensor:
     """:func:`linear` for a layer, which holds the tensors of its weight one by one."""
     if torch.is_autocast_enabled(x.device.type):
         autocast = torch.get_autocast_dtype(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
-            return linear_of_values(x.to(values.dtype), values, bias, pattern).to(autocast)
-    wanted = torch.is_grad_enabled() and (
-        x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
-    )
-    y: Tensor = (_differentiable if wanted else _no_grad)(x, values, bias, *pattern)
-    return y
+            return linear_packed(x.to(weight.values.dtype), weight, kernel).to(autocast)
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or weight.values.requires_grad
+        or (weight.bias is not None and weight.bias.requires_grad)
+    ):
+        y: Tensor = _differentiable(x, *weight, kernel)
+        return y
+    return BY_NAME[kernel].backend().run(x, weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
@@ -28,12 +30,12 @@ def problem(dtype: torch.dtype, block: tuple[int, int] = (4, 1)) -> tuple[Tensor
 def test_opcheck(dtype: torch.dtype, lead: tuple[int, ...]) -> None:
     _, weight, bias, plan = problem(dtype)
     x = torch.randn(*lead, 7, dtype=dtype)
-    rest = (weight.crow, weight.col, plan.index, list(weight.shape), plan.kernel.name)
+    rest = (weight.crow, weight.col, plan.index, *weight.shape, plan.kernel.name)
     op = torch.ops.sparsekern.linear.default
     leaves = [t.clone().requires_grad_() for t in (x, weight.values, bias)]
     torch.library.opcheck(op, (*leaves, *rest))
     torch.library.opcheck(op, (leaves[0], leaves[1], None, *rest))
-    torch.library.opcheck(torch.ops.sparsekern.linear_no_grad.default, (x, weight.values, bias, *rest))
+    torch.library.opcheck(torch.ops.sparsekern.linear.default, (x, weight.values, bias, *rest))
 
 
 @pytest.mark.parametrize("block", [(1, 1), (4, 1), (3, 2)], ids=str)
@@ -95,7 +97,7 @@ def test_errors_name_what_came(grad: bool) -> None:
         linear(torch.tensor(1.0), weight, bias, plan)
     with pytest.raises(ValueError, match=r"x is torch.float64, the weight torch.float32"):
         linear(x.double(), weight, bias, plan)
-    with pytest.raises(ValueError, match=r"bias: expected torch.float32 \(10,\), got torch.float32 \(9,\)"):
+    with pytest.raises(ValueError, match=r"bias: expected torch.float32 \(10,\), got torch.float32 \(9\)"):
         linear(x, weight, bias[:9], plan)
 
 
@@ -104,3 +106,63 @@ def test_no_gradient_no_graph() -> None:
     assert not linear(x, weight, bias, plan).requires_grad
     with torch.no_grad():
         assert not linear(x.requires_grad_(), weight, bias, plan).requires_grad
+
+
+# ---- sparsekern::cpu_linear, the C++ half's own op
+
+
+def cpu_arguments(block: tuple[int, int] = (4, 1)) -> list[object]:
+    x, weight, bias, plan = problem(torch.float32, block)
+    return [x, weight.values, bias, weight.crow, weight.col, plan.index, *weight.shape, 1]
+
+
+def test_opcheck_of_the_cpu_op() -> None:
+    op = torch.ops.sparsekern.cpu_linear.default
+    torch.library.opcheck(op, tuple(cpu_arguments()))
+    without_bias = cpu_arguments()
+    without_bias[2] = None
+    torch.library.opcheck(op, tuple(without_bias))
+
+
+@pytest.mark.parametrize(
+    ("at", "wrong", "words"),
+    [
+        (0, torch.ones(3, 6), r"x: expected \(\.\.\., 7\) .* shape \(10, 7\), got \(3, 6\)"),
+        (0, torch.tensor(1.0), r"x: expected \(\.\.\., 7\) .* got \(\)"),
+        (0, torch.ones(3, 7, dtype=torch.float64), "x is torch.float64, the weight torch.float32"),
+        (2, torch.ones(9), r"bias: expected torch.float32 \(10,\), got torch.float32 \(9\)"),
+        (2, torch.ones(10, dtype=torch.int64), r"bias: expected .* got dtype number 4"),
+    ],
+)
+def test_the_cpu_op_refuses_what_it_would_misread(at: int, wrong: Tensor, words: str) -> None:
+    arguments = cpu_arguments()
+    arguments[at] = wrong
+    for _ in range(3):  # and stays whole afterwards
+        with pytest.raises(ValueError, match=words):
+            torch.ops.sparsekern.cpu_linear.default(*arguments)
+    assert torch.ops.sparsekern.cpu_linear.default(*cpu_arguments()).shape == (3, 10)
+
+
+def test_the_cpu_op_reads_any_strides() -> None:
+    arguments = cpu_arguments()
+    base = torch.randn(4, 5, 3, 14)
+    for x in (
+        base[..., ::2],
+        base[:, ::2, :, :7],
+        base[..., :7].permute(2, 0, 1, 3),
+        base[:1, :1, :1, 7:],
+        base[:0, ..., :7],
+    ):
+        arguments[0] = x
+        got = torch.ops.sparsekern.cpu_linear.default(*arguments)
+        arguments[0] = x.contiguous()
+        assert torch.equal(got, torch.ops.sparsekern.cpu_linear.default(*arguments))
+        assert got.shape == (*x.shape[:-1], 10) and got.is_contiguous()
+
+
+def test_layers_may_be_called_from_many_threads() -> None:
+    x, weight, bias, plan = problem(torch.float32)
+    want = linear(x, weight, bias, plan)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: linear(x, weight, bias, plan), range(200)):
+            assert torch.equal(got, want)
