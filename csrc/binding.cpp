@@ -8,7 +8,7 @@
 
 #include "cpu/kernels.h"
 #include "op_linear.h"
-#include "torch_api.h"
+#include "stable_abi.h"
 
 namespace py = pybind11;
 

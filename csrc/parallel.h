@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "torch_api.h"
+#include "stable_abi.h"
 
 namespace sparsekern {
 
