@@ -8,7 +8,7 @@
 
 namespace sparsekern {
 
-const Isa* current_isa = nullptr;
+const Isa* current_isa = &best_isa();
 
 namespace {
 
@@ -56,6 +56,18 @@ class Tensor {
     return code;
   }
   bool is_float32() const { return dtype_code() == torch_api().aoti_torch_dtype_float32(); }
+  bool is_int32() const { return dtype_code() == torch_api().aoti_torch_dtype_int32(); }
+  int64_t numel() const {
+    int64_t count = 1;
+    for (int64_t d = 0; d < dim(); ++d) count *= sizes()[d];
+    return count;
+  }
+  bool contiguous() const {
+    int64_t expected = 1;
+    for (int64_t d = dim() - 1; d >= 0; expected *= sizes()[d--])
+      if (sizes()[d] != 1 && strides()[d] != expected) return numel() == 0;
+    return true;
+  }
   std::string dtype() const {
     switch (dtype_code()) {  // c10::ScalarType, part of torch's stable ABI
       case 5:
@@ -105,6 +117,13 @@ struct Rows {
   }
 };
 
+std::vector<float> spread(const Tensor& vector) {
+  std::vector<float> numbers(size_t(vector.sizes()[0]));
+  for (size_t i = 0; i < numbers.size(); ++i)
+    numbers[i] = vector.data<float>()[int64_t(i) * vector.strides()[0]];
+  return numbers;
+}
+
 std::string words_of_shape(const Tensor& tensor) {
   std::string words = "(";
   for (int64_t d = 0; d < tensor.dim(); ++d) words += (d ? ", " : "") + std::to_string(tensor.sizes()[d]);
@@ -126,6 +145,25 @@ void check(const Tensor& x, const Tensor& values, const Tensor& bias, int64_t n,
                                 "; expected torch.float32");
   throw std::invalid_argument("bias: expected torch.float32 (" + outputs + ",), got " + bias.dtype() + " " +
                               words_of_shape(bias));
+}
+
+// What a kernel reads without looking: that there is as much of it, and of the kind, as it takes for granted.
+// What the indices say was checked when the weight was made.
+void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& index, int64_t n,
+                  int64_t k, int64_t kernel) {
+  if (n < 0 || k < 0 || values.dim() != 3 || values.sizes()[1] < 1 || values.sizes()[2] != 1 ||
+      !values.contiguous())
+    throw std::invalid_argument("values: expected contiguous blocks (nnz, V, 1), got " +
+                                words_of_shape(values));
+  const int64_t v = values.sizes()[1], rows = (n + v - 1) / v;
+  const int64_t panels = kernel == kUnstructured ? ((k + kPanelColumns - 1) / kPanelColumns + 1) * rows : 0;
+  for (const Tensor* each : {&crow, &col, &index})
+    if (!each->is_int32() || !each->contiguous())
+      throw std::invalid_argument("crow, col and index: expected contiguous torch.int32, got " +
+                                  each->dtype());
+  if (crow.numel() != rows + 1 || col.numel() != values.sizes()[0] || index.numel() < panels)
+    throw std::invalid_argument("crow, col and index do not belong to values " + words_of_shape(values) +
+                                " of a weight (" + std::to_string(n) + ", " + std::to_string(k) + ")");
 }
 
 TensorHandle empty_like_rows(const Tensor& x, int64_t n) {
@@ -168,7 +206,9 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
       index(stack[5]);
   const int64_t n = int64_t(stack[6]), k = int64_t(stack[7]), kernel = int64_t(stack[8]);
   check(x, values, bias, n, k);
+  check_weight(values, crow, col, index, n, k, kernel);
   const Rows rows(x, k);
+  const std::vector<float> terms = bias.defined() && !bias.contiguous() ? spread(bias) : std::vector<float>();
   const TensorHandle y = empty_like_rows(x, n);
   void* out = nullptr;
   check_torch(torch_api().aoti_torch_get_data_ptr(y, &out), "get_data_ptr");
@@ -178,7 +218,7 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
                   crow.data<int32_t>(),
                   col.data<int32_t>(),
                   index.data<int32_t>(),
-                  bias.data<float>(),
+                  terms.empty() ? bias.data<float>() : terms.data(),
                   static_cast<float*>(out),
                   rows.count,
                   n,

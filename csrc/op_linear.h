@@ -8,7 +8,8 @@ namespace sparsekern {
 
 enum LinearKernelId : int64_t { kVector = 0, kUnstructured = 1 };
 
-extern const Isa* current_isa;  // set at import from SPARSEKERN_ISA or by detection; tests change it
+extern const Isa*
+    current_isa;  // Python sets it at import, from SPARSEKERN_ISA or by detection; tests change it
 
 void register_linear();  // Python has defined the schema; this adds the CPU implementation
 

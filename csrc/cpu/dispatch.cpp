@@ -1,5 +1,4 @@
 // Which ISA runs: a list, best first. Compiled for the platform's baseline.
-#include <cstdlib>
 #include <iterator>
 #include <stdexcept>
 
@@ -48,8 +47,6 @@ const Isa& isa_by_name(const std::string& name) {
 }
 
 const Isa& best_isa() {
-  const char* forced = std::getenv("SPARSEKERN_ISA");
-  if (forced && *forced) return isa_by_name(forced);
   for (const Isa* isa : kIsas)
     if (isa->supported()) return *isa;
   return kScalar;

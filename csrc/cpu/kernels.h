@@ -50,6 +50,6 @@ constexpr int64_t kPanelColumns = 64;
 std::vector<const Isa*> isas();  // compiled in, best first
 const Isa& isa_by_name(
     const std::string&);  // throws std::invalid_argument: unknown, or this machine lacks it
-const Isa& best_isa();    // SPARSEKERN_ISA if set, else the first that this machine supports
+const Isa& best_isa();    // the first that this machine supports
 
 }  // namespace sparsekern

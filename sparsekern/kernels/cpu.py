@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ def _use_torch() -> None:
 
 
 _use_torch()
+if forced := os.environ.get("SPARSEKERN_ISA"):
+    _core.use_isa(forced)  # ValueError: unknown, or this machine lacks it
 
 
 def _fake(x: Tensor, *packed: Any) -> Tensor:

@@ -28,7 +28,11 @@ def fit_block(block: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:
 
     ValueError if `block` is not two positive ints or `shape` has fewer than two dimensions.
     """
-    if len(block) != 2 or not all(type(size) is int and size > 0 for size in block):
+    if (
+        not isinstance(block, Sequence)
+        or len(block) != 2
+        or not all(type(size) is int and size > 0 for size in block)
+    ):
         raise ValueError(f"block must be two positive ints (out, in), got {block!r}")
     out, rest = _matrix_shape(shape)
     return min(block[0], max(out, 1)), min(block[1], max(rest, 1))

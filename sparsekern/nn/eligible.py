@@ -45,21 +45,33 @@ def _why_not(
     parent: nn.Module, layer: nn.Module, kinds: tuple[type[nn.Module], ...], shared: bool
 ) -> str | None:
     kind = parametrize.type_before_parametrizations(layer)
-    if isinstance(parent, nn.MultiheadAttention):
-        return "nn.MultiheadAttention reads its weight past its forward"
+    if isinstance(parent, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+        return f"nn.{type(parent).__name__} reads its weight past its forward"
     if kind not in kinds:
         return f"{kind.__name__} is a subclass that may compute something else"
     if shared:
         return "the layer stands in two places of the network"
-    if parametrize.is_parametrized(layer):
-        chains = cast(nn.ModuleDict, layer.parametrizations).values()
-        steps = [step for chain in chains for step in cast(nn.ModuleList, chain)]
-        others = sorted({type(step).__name__ for step in steps if not isinstance(step, Masked)})
-        if others:
-            return f"it is parametrized by {', '.join(others)}"
-    if any(
-        (layer._forward_hooks, layer._backward_hooks, layer._backward_pre_hooks, _foreign_pre_hooks(layer))
-    ):
+    if any(p.is_meta for p in layer.parameters()):
+        return "it is on the meta device: there are no numbers"
+    return _made_special(layer)
+
+
+def _made_special(layer: nn.Module) -> str | None:
+    """What was hung on this one layer that a swapped layer would lose."""
+    parametrized = parametrize.is_parametrized(layer)
+    chains = cast(nn.ModuleDict, layer.parametrizations) if parametrized else nn.ModuleDict()
+    steps = [step for chain in chains.values() for step in cast(nn.ModuleList, chain)]
+    others = sorted({type(step).__name__ for step in steps if not isinstance(step, Masked)})
+    if others:
+        return f"it is parametrized by {', '.join(others)}"
+    if any(name.startswith("bias") for name in (*layer._buffers, *chains)):
+        return "its bias is masked"
+    if "forward" in vars(layer):
+        return "its forward was replaced"
+    if set(layer._buffers) - {"weight_mask"} or set(layer._modules) - {"parametrizations"}:
+        return "it carries buffers or modules of its own"
+    backward = (layer._backward_hooks, layer._backward_pre_hooks)
+    if any((layer._forward_hooks, *backward, _foreign_pre_hooks(layer))):
         return "it has hooks, which a swapped layer would lose"
     return None
 

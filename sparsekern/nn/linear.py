@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,15 @@ class SparseLinear(nn.Linear):
                 f"bias: expected {values.dtype} ({self.out_features},) on {values.device}, "
                 f"got {bias.dtype} {tuple(bias.shape)} on {bias.device}"
             )
-        self.values = nn.Parameter(values.detach())
+        with torch.inference_mode(False):  # a layer made under inference_mode must still train and load
+            self.values = nn.Parameter(values.detach().clone())
+            crow, col = weight.crow.clone(), weight.col.clone()
+            kept = None if kept is None else kept.clone()
         if bias is not None and not isinstance(bias, nn.Parameter):
             bias = nn.Parameter(bias)
         self.register_parameter("bias", bias)
-        self.register_buffer("crow", weight.crow)
-        self.register_buffer("col", weight.col)
+        self.register_buffer("crow", crow)
+        self.register_buffer("col", col)
         self.register_buffer("kept", kept, persistent=False)
         self.register_buffer("index", None, persistent=False)
         self.crow: Tensor
@@ -82,13 +85,13 @@ class SparseLinear(nn.Linear):
         Raises:
             ValueError: the block does not fit, or the mask has another shape.
         """
-        weight = linear.weight.detach()
-        if mask is None:
-            mask = masks_of(linear).get("weight", weight != 0)
+        weight, alive = effective_weight(linear)
+        mask = alive if mask is None else mask
         if block is None:
             block = cheapest_block(weight, mask)
         matrix = BlockSparse.from_dense(weight, block, mask)
         layer = cls(matrix, linear.bias, kept=_kept(matrix, mask))
+        _carry_attributes(linear, layer)
         layer.values.requires_grad_(any(p.requires_grad for p in _weights(linear)))
         return layer.train(linear.training)
 
@@ -102,8 +105,17 @@ class SparseLinear(nn.Linear):
 
     @property
     def matrix(self) -> BlockSparse:
-        """The weight in its format; its values are this layer's Parameter."""
-        return BlockSparse.trusted((self.out_features, self.in_features), self.crow, self.col, self.values)
+        """The weight in its format, over this layer's Parameter; what was pruned inside stored blocks is
+        zero."""
+        values = self.values if self.kept is None else torch.where(self.kept, self.values, 0)
+        return BlockSparse.trusted((self.out_features, self.in_features), self.crow, self.col, values)
+
+    @property
+    def mask(self) -> Tensor:
+        """bool (n, k): where the weight is alive, zero or not."""
+        alive = torch.ones_like(self.values) if self.kept is None else self.kept.to(self.values.dtype)
+        shape = (self.out_features, self.in_features)
+        return BlockSparse.trusted(shape, self.crow, self.col, alive).to_dense() != 0
 
     @property
     def block(self) -> tuple[int, int]:
@@ -119,7 +131,7 @@ class SparseLinear(nn.Linear):
     def sparsity(self) -> float:
         """Share of zeros in the dense weight."""
         total = self.out_features * self.in_features
-        return 1.0 - int(self.values.count_nonzero()) / total if total else 0.0
+        return 1.0 - int(self.matrix.values.count_nonzero()) / total if total else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., k) to (..., n)."""
@@ -127,7 +139,7 @@ class SparseLinear(nn.Linear):
         parameters, buffers = self._parameters, self._buffers
         kept = buffers["kept"]
         values: Tensor = parameters["values"]  # type: ignore[assignment]  # never None
-        if kept is not None and torch.is_grad_enabled():
+        if kept is not None:
             values = torch.where(kept, values, 0)
         weight = PackedWeight(
             values,
@@ -165,9 +177,21 @@ class SparseLinear(nn.Linear):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
         before = self.values.device, self.values.dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if (self.values.device, self.values.dtype) != before:
+        for name, buffer in self._buffers.items():  # nn.Module.type casts them too
+            if buffer is not None:
+                self._buffers[name] = buffer.to(torch.bool if name == "kept" else torch.int32)
+        if (self.values.device, self.values.dtype) != before and before[0].type != "meta":
             self._plan(self.matrix)  # another device or dtype may want another kernel
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the layer that ``restore_`` would put back: copies and files carry the sparse weight
+        only."""
+        return {key: value for key, value in vars(self).items() if key != "_replaced"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._plan(self.matrix)  # it may have been loaded onto another device
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         dense, stored = state_dict.get(prefix + "weight"), state_dict.get(prefix + "values")
@@ -187,7 +211,8 @@ class SparseLinear(nn.Linear):
                 col.to(to),
                 stored.detach().to(self.values),
             )
-            kept = _kept(matrix, matrix.to_dense() != 0)
+            same = torch.equal(matrix.crow, self.crow) and torch.equal(matrix.col, self.col)
+            kept = self.kept if same else _kept(matrix, matrix.to_dense() != 0)
         else:
             return super()._load_from_state_dict(state_dict, prefix, *args)
         self._take(matrix, kept)
@@ -203,6 +228,7 @@ class SparseLinear(nn.Linear):
                 self.values.copy_(matrix.values)
             else:
                 self.values.data = matrix.values.clone()
+                self.values.grad = None  # it belonged to another pattern, as does an optimizer's state
         self._plan(self.matrix)
 
 
@@ -239,11 +265,30 @@ def cheapest_block(weight: Tensor, mask: Tensor) -> tuple[int, int]:
     return min(fitting_blocks(weight), key=lambda block: expected_cost(weight, mask, block))
 
 
+def effective_weight(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """``(weight, alive)`` of a dense layer, (n, k) and bool (n, k), whoever masked it.
+
+    ``torch.nn.utils.prune`` recomputes ``weight`` in forward only, so its own tensors are asked.
+    """
+    if hasattr(linear, "weight_orig"):
+        mask = cast(Tensor, linear.weight_mask) != 0
+        return torch.where(mask, cast(Tensor, linear.weight_orig).detach(), 0), mask
+    weight = linear.weight.detach()
+    return weight, masks_of(linear).get("weight", weight != 0)
+
+
 def _kept(matrix: BlockSparse, mask: Tensor) -> Tensor | None:
-    """Which stored elements may train; None if all may. Padding beyond a ragged edge never does."""
+    """Which stored elements may train; None if all may. What lies beyond a ragged edge is no element."""
     kept = matrix.sample(mask)
-    return None if bool(kept.all()) else kept
+    return None if bool((kept == matrix.sample(torch.ones_like(mask))).all()) else kept
 
 
 def _weights(linear: nn.Linear) -> list[nn.Parameter]:
     return [p for name, p in linear.named_parameters() if name != "bias"]
+
+
+def _carry_attributes(linear: nn.Linear, layer: SparseLinear) -> None:
+    """What users and libraries have hung on the layer goes along."""
+    with torch.device("meta"):
+        known = vars(nn.Linear(1, 1)).keys() | vars(layer).keys()
+    vars(layer).update({key: value for key, value in vars(linear).items() if key not in known})

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsekern.bench import DENSE, Timing, best_dense, interleave, keep_sparse, ratio
-from sparsekern.masks import fit_block, masks_of
-from sparsekern.nn.linear import SparseLinear, expected_cost, fitting_blocks
+from sparsekern.masks import fit_block
+from sparsekern.nn.linear import SparseLinear, effective_weight, expected_cost, fitting_blocks
 from sparsekern.nn.report import LayerReport
 
 HOPELESS = 2.0  # expected sparse time over best dense time beyond which a candidate is not worth timing
@@ -28,23 +28,39 @@ def measure_linear(
     roundoff u (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5: two sums in any
     order differ by no more).
     """
-    weight = layer.weight.detach()
-    mask = masks_of(layer).get("weight", weight != 0)
+    weight, mask = effective_weight(layer)
     share = 1.0 - int((mask & (weight != 0)).sum()) / max(weight.numel(), 1)
     kept = partial(LayerReport, name, "Linear", share, None, None, "kept")
     if weight.numel() == 0 or x.numel() == 0:
         return kept("nothing to compute"), None
     if share == 0:
         return kept("no weight is zero"), None
-    if block is not None and fit_block(block, weight.shape) != tuple(block):
-        return kept(f"block {tuple(block)} does not fit in {tuple(weight.shape)}"), None
+    if x.dtype != weight.dtype:
+        return kept(f"its input is {x.dtype}, its weight {weight.dtype}"), None
+    if block is not None and fit_block(block, weight.shape) != block:
+        return kept(f"block {block} does not fit in {tuple(weight.shape)}"), None
     costs = {b: expected_cost(weight, mask, b) for b in ([block] if block else fitting_blocks(weight))}
     timed = [b for b in sorted(costs, key=costs.__getitem__) if costs[b] <= HOPELESS][:MOST_TIMED]
     if not timed:
         least = min(costs.values())
         return kept(f"expected {least:.1f} times the best dense time at this sparsity; not timed"), None
     candidates = {str(b): SparseLinear.from_dense(layer, b, mask).eval() for b in timed}
-    dense, want = _dense(weight, layer.bias, x)
+    if any(sparse.kernel.startswith("reference") for sparse in candidates.values()):
+        why = "; ".join(f"{name} {reason}" for name, reason in next(iter(candidates.values())).refusals)
+        return kept(f"no kernel takes it: {why}"), None
+    with torch.autocast(x.device.type, enabled=False):
+        return _contest(kept, candidates, (weight, layer.bias, x), margin)
+
+
+def _contest(
+    kept: Callable[..., LayerReport],
+    candidates: dict[str, SparseLinear],
+    problem: tuple[Tensor, Tensor | None, Tensor],
+    margin: float,
+) -> tuple[LayerReport, SparseLinear | None]:
+    """Checks the candidates' numbers, then times them against every dense implementation."""
+    weight, bias, x = problem
+    dense, want = _dense(weight, bias, x)
     wrong = [b for b, sparse in candidates.items() if not agrees(sparse(x), want, x, weight)]
     if wrong:
         return kept(f"the sparse result differs from the dense one in blocks {', '.join(wrong)}"), None
@@ -90,10 +106,11 @@ def _decide(
 def agrees(got: Tensor, want: Tensor, x: Tensor, weight: Tensor) -> bool:
     """Whether two products of ``x`` and ``weight`` differ by rounding alone, wherever the dense one is
     finite."""
+    if got.shape != want.shape:
+        return False
     k = weight.shape[1]
     unit = torch.finfo(weight.dtype).eps / 2
     gamma = (k + 1) * unit / (1 - (k + 1) * unit)
     bound = torch.nn.functional.linear(x.abs().double(), weight.abs().double())
-    limit = 2 * gamma * bound + 2 * unit * want.double().abs()
-    off = (got.double() - want.double()).abs() > limit
-    return got.shape == want.shape and not bool((off & want.isfinite()).any())
+    close = (got.double() - want.double()).abs() <= 2 * gamma * bound + 2 * unit * want.double().abs()
+    return bool((close | ~want.isfinite()).all())  # a NaN of ours is never close

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsekern.bench import interleave, ratio
+from sparsekern.formats.block_sparse import INT32_MAX
+from sparsekern.masks import fit_block, mask_
 from sparsekern.nn.eligible import Site, sites
-from sparsekern.nn.linear import SparseLinear
+from sparsekern.nn.linear import SparseLinear, effective_weight
 from sparsekern.nn.measure import measure_linear
 from sparsekern.nn.report import LayerReport, SwapReport
 
@@ -40,7 +42,9 @@ def swap_(
     % interval above 1. In the end the whole network is timed before against after, and everything is put back
     if it became slower. Nothing is ever swapped in silence: see the report.
 
-    The model runs in eval mode meanwhile, without gradients; its modes are restored.
+    The model runs in eval mode meanwhile, without gradients; its modes are restored. Whatever goes wrong, the
+    model is left as it came. An optimizer must be made after the swap: it would go on holding the old layers'
+    weights.
 
     Args:
         model: any module; layers nested in it are replaced, not the module itself.
@@ -57,6 +61,8 @@ def swap_(
         1].
     """
     _check(model, example_inputs, threshold)
+    if block is not None:
+        block = fit_block(block, (INT32_MAX, INT32_MAX))  # ValueError unless it is two positive ints
     found = sites(model, tuple(SWAPS))
     if filter_fn is not None:
         found = [
@@ -67,6 +73,7 @@ def swap_(
         ]
     if threshold != "auto":
         return _swap_by_threshold(found, threshold, block)
+    modes = [site.layer.training for site in found]
     with _evaluating(model):
         inputs = _capture(model, found, example_inputs)
         outcome = [_try(site, inputs.get(site.name), block, margin) for site in found]
@@ -74,7 +81,11 @@ def swap_(
         chosen = [
             (site, sparse) for site, (_, sparse) in zip(found, outcome, strict=True) if sparse is not None
         ]
-        return _prove(model, chosen, layers, example_inputs)
+        report = _prove(model, chosen, layers, example_inputs)
+    for (_, sparse), training in zip(outcome, modes, strict=True):
+        if sparse is not None:
+            sparse.train(training)
+    return report
 
 
 def restore_(model: nn.Module) -> int:
@@ -83,37 +94,51 @@ def restore_(model: nn.Module) -> int:
     Values that were trained meanwhile are written into the layer that comes back. A SparseLinear that was
     made by hand becomes a plain ``nn.Linear`` with the same weight.
     """
-    count = 0
+    if isinstance(model, SparseLinear):
+        raise ValueError(
+            "restore_ replaces layers inside a module; got a bare SparseLinear: use its to_dense"
+        )
+    found: dict[SparseLinear, nn.Module] = {}
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if isinstance(child, SparseLinear):
-                parent._modules[name] = _original(child)
-                count += 1
-    return count
+                found[child] = parent._modules[name] = found[child] if child in found else _original(child)
+    return len(found)
 
 
 def _original(sparse: SparseLinear) -> nn.Module:
     original = cast("nn.Linear | None", sparse.__dict__.get("_replaced"))
     if original is None:
         return sparse.to_dense()
-    now = sparse.weight.detach()
-    same_place = original.weight.device == now.device and original.weight.dtype == now.dtype
-    if not same_place:
-        original.to(now)
+    if original.weight.device != sparse.values.device or original.weight.dtype != sparse.values.dtype:
+        original.to(sparse.values)
+    weight, alive = sparse.weight.detach(), sparse.mask
+    before, before_alive = effective_weight(original)
     with torch.no_grad():
-        if not torch.equal(original.weight, now):
-            _assign(original, now)
-        if original.bias is not sparse.bias and original.bias is not None:
+        if not _equal(weight, before) or bool((alive & ~before_alive).any()):
+            _assign(original, weight, alive)
+        if original.bias is not sparse.bias and original.bias is not None and sparse.bias is not None:
             original.bias.copy_(sparse.bias)
+    for name, parameter in original.named_parameters():
+        if name != "bias":
+            parameter.requires_grad_(sparse.values.requires_grad)
     return original.train(sparse.training)
 
 
-def _assign(linear: nn.Linear, weight: Tensor) -> None:
-    """Writes a weight, behind its mask if it has one, or behind torch.nn.utils.prune's."""
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether all numbers are the same; NaN is the same as NaN."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _assign(linear: nn.Linear, weight: Tensor, alive: Tensor) -> None:
+    """Writes a weight, and what of it is alive into the layer's own mask if it has one."""
     if hasattr(linear, "parametrizations"):
-        linear.weight = weight
+        mask_(linear, alive)
+        linear.weight = weight  # behind the mask, through Masked.right_inverse
     elif hasattr(linear, "weight_orig"):
+        cast(Tensor, linear.weight_mask).copy_(alive)
         cast(Tensor, linear.weight_orig).copy_(weight)
+        linear.weight = weight  # torch.nn.utils.prune makes it anew in forward only
     else:
         linear.weight.copy_(weight)
 
@@ -141,22 +166,30 @@ def _check(model: nn.Module, example_inputs: Any, threshold: float | str) -> Non
 
 
 def _swap_by_threshold(found: list[Site], threshold: float, block: tuple[int, int] | None) -> SwapReport:
-    layers = []
-    for site in found:
-        kind = type(site.layer).__name__
-        if site.reason is not None:
-            layers.append(LayerReport(site.name, kind, None, None, None, "kept", site.reason))
-            continue
-        sparse = SWAPS[nn.Linear].from_dense(cast(nn.Linear, site.layer), block)
-        share = sparse.sparsity
-        if share < threshold:
-            reason = f"sparsity {share:.1%} is below the threshold {threshold:.1%}"
-            layers.append(LayerReport(site.name, "Linear", share, None, None, "kept", reason))
-            continue
-        _put(site, sparse)
+    outcome = [_by_threshold(site, threshold, block) for site in found]
+    for site, (_, sparse) in zip(found, outcome, strict=True):
+        if sparse is not None:
+            _put(site, sparse)
+    return SwapReport(tuple(report for report, _ in outcome))
+
+
+def _by_threshold(
+    site: Site, threshold: float, block: tuple[int, int] | None
+) -> tuple[LayerReport, SparseLinear | None]:
+    if site.reason is not None:
+        return LayerReport(site.name, type(site.layer).__name__, None, None, None, "kept", site.reason), None
+    layer = cast(nn.Linear, site.layer)
+    weight, alive = effective_weight(layer)
+    share = 1.0 - int((alive & (weight != 0)).sum()) / max(weight.numel(), 1)
+    if share < threshold:
+        reason = f"sparsity {share:.1%} is below the threshold {threshold:.1%}"
+    elif block is not None and fit_block(block, weight.shape) != block:
+        reason = f"block {block} does not fit in {tuple(weight.shape)}"
+    else:
+        sparse = SWAPS[nn.Linear].from_dense(layer, block)
         reason = f"sparsity {share:.1%} reaches the threshold {threshold:.1%}; not timed"
-        layers.append(LayerReport(site.name, "Linear", share, sparse.block, sparse.kernel, "swapped", reason))
-    return SwapReport(tuple(layers))
+        return LayerReport(site.name, "Linear", share, sparse.block, sparse.kernel, "swapped", reason), sparse
+    return LayerReport(site.name, "Linear", share, None, None, "kept", reason), None
 
 
 def _capture(model: nn.Module, found: list[Site], example_inputs: Any) -> dict[str, Tensor]:
@@ -221,14 +254,16 @@ def _prove(
             site.parent._modules[site.child] = sparse
         _call(model, example_inputs)
 
-    times = interleave({"before": before, "after": after}, budget_s=2.0)
-    speedup = ratio(times["before"], times["after"])
-    undone = speedup.value < 1
-    for site, sparse in chosen:
-        if undone:
+    undone = True
+    try:
+        times = interleave({"before": before, "after": after}, budget_s=2.0)
+        speedup = ratio(times["before"], times["after"])
+        undone = speedup.value < 1
+    finally:  # also when the model fails in a later call, or the user has had enough
+        for site, sparse in chosen:
             site.parent._modules[site.child] = site.layer
-        else:
-            _put(site, sparse)
+            if not undone:
+                _put(site, sparse)
     if undone:
         layers = tuple(
             replace(layer, decision="kept", reason="put back: the whole network had become slower")

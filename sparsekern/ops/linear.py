@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import Plan
@@ -57,11 +58,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, values, crow, col = ctx.saved_tensors
     n, k = ctx.shape
     weight = BlockSparse.trusted((n, k), crow, col, values)
-    rows = grad.reshape(-1, n)
+    rows = _rows(grad)
     to_x = grad @ weight.to_dense() if ctx.needs_input_grad[0] else None
-    to_values = weight.sample(rows.t() @ x.reshape(-1, k)) if ctx.needs_input_grad[1] else None
+    to_values = weight.sample(rows.t() @ _rows(x)) if ctx.needs_input_grad[1] else None
     to_bias = rows.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
     return to_x, to_values, to_bias, None, None, None, None, None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``(..., k)`` to ``(m, k)``, whatever of it is zero."""
+    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
 
 
 torch.library.register_autograd("sparsekern::linear", _backward, setup_context=_save, lib=_library)
@@ -93,10 +99,14 @@ def linear(x: Tensor, weight: BlockSparse, bias: Tensor | None, plan: Plan) -> T
 
 def linear_packed(x: Tensor, weight: PackedWeight, kernel: str) -> Tensor:
     """:func:`linear` for a layer, which holds the tensors of its weight one by one."""
-    if torch.is_autocast_enabled(x.device.type):
-        autocast = torch.get_autocast_dtype(x.device.type)
-        with torch.autocast(x.device.type, enabled=False):
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device) and weight.values.dtype is not torch.float64:
+        autocast = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
             return linear_packed(x.to(weight.values.dtype), weight, kernel).to(autocast)
+    if _is_transformed():
+        matrix = BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
+        return torch.nn.functional.linear(x, matrix.to_dense(), weight.bias)
     if torch.is_grad_enabled() and (
         x.requires_grad
         or weight.values.requires_grad
@@ -105,3 +115,12 @@ def linear_packed(x: Tensor, weight: PackedWeight, kernel: str) -> Tensor:
         y: Tensor = _differentiable(x, *weight, kernel)
         return y
     return BY_NAME[kernel].backend().run(x, weight)
+
+
+def _is_transformed() -> bool:
+    """Whether forward-mode derivatives or a torch.func transform are at work: the ops know nothing of them,
+    and would answer with a zero derivative. A dense product of torch's own knows them all.
+    """
+    if torch.compiler.is_compiling():
+        return False  # the compiler traces the ops as they are
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
