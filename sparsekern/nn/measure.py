@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sparsekern.bench import DENSE, Timing, best_dense, interleave, keep_sparse, ratio
+from sparsekern.bench import DENSE, Timing, hardest, interleave, keep_sparse
 from sparsekern.masks import fit_block
 from sparsekern.nn.linear import SparseLinear, effective_weight, expected_cost, fitting_blocks
 from sparsekern.nn.report import LayerReport
@@ -84,10 +84,10 @@ def _decide(
     times: dict[str, Timing],
     margin: float,
 ) -> tuple[LayerReport, SparseLinear | None]:
-    best = best_dense({n: t for n, t in times.items() if n not in candidates})
     winner = min(candidates, key=lambda b: times[b].median_us)
+    best, speedup = hardest(times, [name for name in times if name not in candidates], winner)
     sparse = candidates[winner]
-    wins, reason = keep_sparse(ratio(times[best], times[winner]), margin)
+    wins, reason = keep_sparse(speedup, margin)
     report = kept(f"{reason} than {best}" if wins else reason)
     fields = {
         "block": sparse.block,
