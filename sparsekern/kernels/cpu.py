@@ -90,7 +90,7 @@ class _Vector:
     """Blocks (V, 1): csrc/cpu/linear_vector.inc.h reads the format as it is."""
 
     def pack(self, weight: BlockSparse) -> Tensor:
-        return torch.empty(0, dtype=torch.int32)
+        return torch.empty(0, dtype=torch.int32, device=weight.col.device)
 
     def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
         y: Tensor = _linear(x, *weight, _core.VECTOR)
@@ -108,7 +108,7 @@ class _Unstructured:
         panels = -(-weight.shape[1] // _core.PANEL_COLUMNS)
         place = (weight.col.long() // _core.PANEL_COLUMNS) * rows + weight.block_row()
         counts = torch.bincount(place, minlength=panels * rows).view(panels, rows)
-        index = torch.empty(panels + 1, rows, dtype=torch.int64)
+        index = torch.empty(panels + 1, rows, dtype=torch.int64, device=weight.col.device)
         index[0] = weight.crow[:-1]
         index[1:] = index[0] + counts.cumsum(0)
         return index.int()

@@ -296,3 +296,11 @@ def test_another_pattern_drops_the_old_gradient() -> None:
     sparse(torch.randn(3, 48)).sum().backward()
     sparse.load_state_dict(layer(sparsity=0.5).state_dict())
     assert sparse.values.grad is None
+
+
+@pytest.mark.parametrize("block", [(1, 1), (16, 1)])
+def test_a_default_device_of_another_kind_is_not_used(block: tuple[int, int]) -> None:
+    dense, x = layer(), torch.randn(3, 48)
+    with torch.device("meta"):
+        sparse = sk.SparseLinear.from_dense(dense, block)
+    close(sparse(x), dense(x))
