@@ -6,7 +6,7 @@ Both `swap_` and the benchmarks measure with this package.
 from __future__ import annotations
 
 from sparsekern.bench.dense import DENSE, OneDNNLinear, best_dense, best_dense_model
-from sparsekern.bench.timing import Ratio, Timing, interleave, ratio
+from sparsekern.bench.timing import Ratio, Timing, hardest, interleave, ratio
 from sparsekern.bench.verdict import keep_sparse
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Timing",
     "best_dense",
     "best_dense_model",
+    "hardest",
     "interleave",
     "keep_sparse",
     "ratio",

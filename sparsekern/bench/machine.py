@@ -24,7 +24,7 @@ def describe(isa: str | None = None) -> dict[str, object]:
     """
     found: dict[str, object] = {
         "cpu": _cpu_model(),
-        "cpus_usable": _usable_cpus(),
+        "cpus_usable": usable_cpus(),
         "architecture": platform.machine(),
         "os": f"{platform.system()} {platform.release()}",
         "threads": torch.get_num_threads(),
@@ -123,7 +123,7 @@ def _cpu_model() -> str:
     return _run("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
     """CPUs this process may run on; all of them where the system has no affinity."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -136,9 +136,9 @@ def _read(path: Path) -> str | None:
 
 
 def _run(*command: str) -> str:
-    """Output of a command; empty when it is missing or fails."""
+    """Output of a command; empty when it is missing, fails, or takes ten seconds."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -50,7 +50,7 @@ class Record:
 def append(path: Path, record: Record) -> None:
     """Add the record to the file at `path` as one line. ValueError, nothing written, for NaN or infinity."""
     line = strict_json(record.to_json()) + "\n"
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line)
 
 

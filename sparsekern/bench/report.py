@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sparsekern.bench.atomic import write_atomically
 from sparsekern.bench.record import strict_json
 
 Result = Mapping[str, Any]
@@ -31,9 +30,9 @@ def write_report(result: Result, folder: Path) -> Path:
     numbers are written before the page is drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "report.json", strict_json(result, indent=2) + "\n")
+    write_atomically(folder / "report.json", _encoded(strict_json(result, indent=2) + "\n"))
     page = folder / "report.html"
-    write_atomically(page, render(result))
+    write_atomically(page, _encoded(render(result)))
     return page
 
 
@@ -59,20 +58,9 @@ def render(result: Result) -> str:
     return environment.from_string(source).render(result=result, figures=figures)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in one step, flushed to disk first."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's own mode hides the file from everybody else
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _encoded(text: str) -> bytes:
+    # A name that is no UTF-8 reaches Python with lone surrogates. Backslashed, they are JSON's own escapes.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _percent(share: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from math import ceil
@@ -115,6 +115,20 @@ def ratio(
     tail = (1 - confidence) / 2
     low, high = np.quantile(_resampled_medians(ratios, resamples, seed), (tail, 1 - tail))
     return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+def hardest(times: Mapping[str, Timing], rivals: Iterable[str], other: str) -> tuple[str, Ratio]:
+    """The rival that `other` beats by least: its name, and the speed-up of `other` over it.
+
+    By the median of the paired ratios, not by the rivals' own medians: on a drifting machine the two may
+    disagree, and then the speed-up over "the best" would exceed that over another rival. ValueError without
+    rivals.
+    """
+    ratios = {name: ratio(times[name], times[other]) for name in rivals}
+    if not ratios:
+        raise ValueError("no rival to compare with, expected at least one")
+    name = min(ratios, key=lambda rival: ratios[rival].value)
+    return name, ratios[name]
 
 
 def _resampled_medians(ordered: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """The command line: `sparsekern run` finds, swaps and proves; `sparsekern doctor` says what the machine has.
 
-Exit code 0 when the command did its work (whatever the verdict), 2 for bad input with one line on stderr.
+Exit code 0 when the command did its work (whatever the verdict); with one line on stderr, 2 for bad input and
+for what went wrong on the way, 130 when it was stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from sparsekern.cli.progress import say
+
+MOST_SEEDS = 1000
 STRUCTURES = {"unstructured": (1, 1), "16x1": (16, 1)}
 
 
@@ -30,8 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[options.command](options)
     except (ValueError, ImportError, OSError) as error:
-        print(f"sparsekern: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"sparsekern: {' '.join(str(error).split())}", sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        say(f"sparsekern: stopped{'; --resume goes on' if options.command == 'run' else ''}", sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -70,7 +77,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "--block", type=_block, metavar="RxC", help="any other block, outputs x inputs, such as 8x1"
     )
     run.add_argument("--seed", type=_natural, default=0, help="first seed (%(default)s)")
-    run.add_argument("--seeds", type=_positive, default=1, help="how many seeds from there on (%(default)s)")
+    run.add_argument("--seeds", type=_seeds, default=1, help="how many seeds from there on (%(default)s)")
     run.add_argument("--data", default="fashion-mnist-6k", help="data set of the zoo (%(default)s)")
     run.add_argument("--data-dir", type=Path, help="folder of the full data sets")
     run.add_argument(
@@ -85,6 +92,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if (value := _natural(text)) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def _seeds(text: str) -> int:
+    if (value := _positive(text)) > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"expected at most {MOST_SEEDS} seeds, got {text!r}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from sparsekern.bench import machine
 from sparsekern.bench.record import strict_json
+from sparsekern.cli.progress import say
 from sparsekern.kernels import KERNELS, Kernel, Problem
 
 BLOCKS = ((1, 1), (16, 1))
@@ -19,7 +21,7 @@ BLOCKS = ((1, 1), (16, 1))
 def doctor(options: argparse.Namespace) -> int:
     """Print what `examine` finds, as text or with `--json` as JSON."""
     found = examine()
-    print(strict_json(found, indent=2) if options.json else "\n".join(_lines(found)))
+    say(strict_json(found, indent=2) if options.json else "\n".join(_lines(found)), sys.stdout)
     return 0
 
 

@@ -1,7 +1,8 @@
-"""How far a search has come: a bar on a terminal that has tqdm, else a line every few seconds."""
+"""What a run says: lines, and how far its searches have come, as a bar or a line every few seconds."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -9,6 +10,18 @@ from time import monotonic
 from typing import Any, TextIO
 
 SECONDS_BETWEEN_LINES = 5.0
+
+
+def say(line: str, stream: TextIO) -> None:
+    """Print a line at once. No reader (`| head -1`) and no letter for it in the encoding end no run."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        # What is said from now on, and what is still in the buffer, goes nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class Progress:
@@ -41,7 +54,7 @@ class Progress:
         elif monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = monotonic()
             share = 100 * steps / (self.runs * self.iterations)
-            print(f"{self.title}: {share:3.0f} %, {where}, {accuracy}", file=self.stream, flush=True)
+            say(f"{self.title}: {share:3.0f} %, {where}, {accuracy}", self.stream)
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,18 +16,19 @@ from sparsekern import zoo
 from sparsekern.bench import machine
 from sparsekern.bench.report import require_report_extra, write_report
 from sparsekern.cli import STRUCTURES
-from sparsekern.cli.progress import Progress
-from sparsekern.cli.prove import one_thread, prove
+from sparsekern.cli.progress import Progress, say
+from sparsekern.cli.prove import Proof, one_thread, prove
 from sparsekern.cli.searches import search_all
 from sparsekern.cli.summary import headline, round_entry, structure_entry, winning_round
-from sparsekern.tickets import MATCH_TOLERANCE, Search, SearchConfig, task
+from sparsekern.tickets import MATCH_TOLERANCE, RoundResult, Search, SearchConfig, rehearse, task
 
 
 def run(options: argparse.Namespace) -> int:
     """The command: training and timing on one thread, so that its masks do not depend on the number of cores.
 
     Writes report.html, report.json and the winning tickets into `--out`; finished rounds are kept there for
-    `--resume`. Returns 0 whatever the verdict; ValueError for settings that make no sense.
+    `--resume`. Returns 0 whatever the verdict; ValueError for settings that make no sense, which is seen
+    before anything is trained, and for a swapped network that computes something else.
     """
     began = perf_counter()
     require_report_extra()
@@ -45,9 +47,10 @@ def run(options: argparse.Namespace) -> int:
             "seconds": round(perf_counter() - began, 1),
         }
     page = write_report(result, options.out)
+    study.drop_old_tickets()
     study.say("")
-    print(result["verdict"])
-    print(page)
+    say(result["verdict"], sys.stdout)
+    say(str(page), sys.stdout)
     return 0
 
 
@@ -65,38 +68,61 @@ class _Study:
 
     def say(self, line: str) -> None:
         if not self.options.quiet:
-            print(line, flush=True)
+            say(line, sys.stdout)
 
     def structure(self, name: str, searches: Sequence[Search]) -> dict[str, Any]:
         """Prove every round, save the winning tickets."""
         self.say(f"\n{name}, block {searches[0].config.block}")
         winner = winning_round(searches)
         for found in searches:
-            found.ticket(winner).save(self.options.out / f"ticket-{name}-seed{found.config.seed}.safetensors")
+            found.ticket(winner).save(self.ticket_path(name, found.config.seed))
         self.say(_HEAD)
         proofs = []
-        for index, round_ in enumerate(searches[0].rounds):
-            model = zoo.model(self.options.experiment)
-            model.load_state_dict(round_.state)
-            proofs.append(prove(model, self.data.test_x, self.options.batch, self.options.seed))
+        for index in range(len(searches[0].rounds)):
+            proofs.append(self._proof(name, searches[0].rounds[index]))
             self.say(
                 _row(round_entry(searches, index, proofs[-1])) + (" <- winner" if index == winner else "")
             )
         self.say(f"\nthe winning round, layer by layer\n{proofs[winner].swap}")
         return structure_entry(name, searches, proofs, self.data.test_y)
 
+    def _proof(self, name: str, round_: RoundResult) -> Proof:
+        model = zoo.model(self.options.experiment)
+        model.load_state_dict(round_.state)
+        try:
+            return prove(model, self.data.test_x, self.options.batch, self.options.seed)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name}, round {round_.round}: {error}; --resume trains nothing again"
+            ) from error
+
+    def ticket_path(self, name: str, seed: int) -> Path:
+        return Path(self.options.out) / f"ticket-{name}-seed{seed}.safetensors"
+
+    def drop_old_tickets(self) -> None:
+        """Remove tickets of an earlier run that are not of this one: the report no longer tells of them."""
+        own = {self.ticket_path(name, seed) for name in self.configs for seed in self.seeds}
+        for path in set(self.options.out.glob("ticket-*-seed*.safetensors")) - own:
+            path.unlink()
+
     def searches(self) -> dict[str, list[Search]]:
         """Every search, by structure; without `--resume` what an earlier run left is dropped first."""
         kept = self.options.out / "rounds"
         configs = [config for of_structure in self.configs.values() for config in of_structure]
-        if not self.options.resume:
-            for config in configs:
-                for file in (kept / config.digest).glob("*.safetensors"):
-                    file.unlink()
+        self._settle(configs, kept)
         first = configs[0]
         self.say(f"{', '.join(self.configs)}: {first.rounds} rounds each, seeds {self.seeds}")
         found = iter(self._found(configs, kept))
         return {name: [next(found) for _ in of_structure] for name, of_structure in self.configs.items()}
+
+    def _settle(self, configs: Sequence[SearchConfig], kept: Path) -> None:
+        """Drop finished rounds, or say that none of those there can be taken."""
+        own = [kept / config.digest for config in configs]
+        if not self.options.resume:
+            for file in (file for folder in own for file in folder.glob("*.safetensors")):
+                file.unlink()
+        elif kept.is_dir() and any(kept.iterdir()) and not any(folder.is_dir() for folder in own):
+            self.say(f"nothing to resume: the rounds in {kept} are of other settings; all are trained anew")
 
     def _found(self, configs: Sequence[SearchConfig], kept: Path) -> list[Search]:
         if self.options.quiet:
@@ -111,6 +137,8 @@ class _Study:
 
 def _prepare(options: argparse.Namespace) -> _Study:
     """Everything that can be wrong with the options is found here, before anything that takes long."""
+    from sparsekern.kernels import cpu
+
     if options.data_dir is not None and not options.data_dir.is_dir():
         raise ValueError(f"--data-dir {options.data_dir}: expected a folder, there is none")
     override = {} if options.iterations is None else {"iterations": options.iterations}
@@ -125,7 +153,12 @@ def _prepare(options: argparse.Namespace) -> _Study:
     data = zoo.dataset(chosen.data, chosen.data_dir)
     if options.batch > len(data.test_y):
         raise ValueError(f"--batch {options.batch}: {data.name} has {len(data.test_y)} test images")
+    for of_structure in shapes.values():
+        rehearse(of_structure[0])
+    cpu.isa()
     options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=options.out):
+        pass
     return _Study(options, data, shapes)
 
 

@@ -7,7 +7,16 @@ rectangle, `block = (out, in)`; see `sparsekern.masks.blocks`.
 from __future__ import annotations
 
 from sparsekern.masks.blocks import expand, fit_block, grid, pool
-from sparsekern.masks.masked import Masked, dense_state, mask_, maskable, masks_of, sparsity, unmask_
+from sparsekern.masks.masked import (
+    Masked,
+    dense_state,
+    mask_,
+    maskable,
+    masks_of,
+    require_maskable,
+    sparsity,
+    unmask_,
+)
 from sparsekern.masks.torch_prune import from_torch_prune_, to_torch_prune_
 
 __all__ = [
@@ -21,6 +30,7 @@ __all__ = [
     "maskable",
     "masks_of",
     "pool",
+    "require_maskable",
     "sparsity",
     "to_torch_prune_",
     "unmask_",

@@ -63,15 +63,27 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
+def require_maskable(module: nn.Module, name: str = "weight") -> None:
+    """ValueError if `module.<name>` is no tensor, or one that is computed and so has no place for a mask."""
+    kind = type(module).__name__
+    if not isinstance(getattr(module, name, None), Tensor):
+        raise ValueError(f"{kind} has no tensor {name!r} to mask")
+    if name not in module._parameters and not parametrize.is_parametrized(module, name):
+        raise ValueError(
+            f"{kind}.{name} must be a Parameter, or parametrized, to be masked, and is neither: call "
+            "from_torch_prune_ first if torch.nn.utils.prune holds it, restore_ if it was swapped"
+        )
+
+
 def mask_(module: nn.Module, mask: Tensor, name: str = "weight") -> None:
     """Put `mask` (bool, True is alive) on `module.<name>`, in place of a mask already there.
 
     The values of dead weights stay behind the mask, for `unmask_(module, keep=False)`.
-    ValueError if the module has no such tensor, or for a mask of another shape or dtype.
+    ValueError if the module has no such tensor or computes it otherwise than by a parametrization (see
+    `require_maskable`), or for a mask of another shape or dtype.
     """
-    weight = getattr(module, name, None)
-    if not isinstance(weight, Tensor):
-        raise ValueError(f"{type(module).__name__} has no tensor {name!r} to mask")
+    require_maskable(module, name)
+    weight = cast(Tensor, getattr(module, name))
     if mask.dtype != torch.bool or mask.shape != weight.shape:
         raise ValueError(
             f"mask of {type(module).__name__}.{name} must be bool of shape {tuple(weight.shape)}, "
@@ -85,20 +97,25 @@ def mask_(module: nn.Module, mask: Tensor, name: str = "weight") -> None:
         present.mask.copy_(mask)
 
 
+def _require_no_other_parametrization(model: nn.Module) -> None:
+    """ValueError if a tensor with a mask of ours is parametrized by something else too."""
+    for child in model.modules():
+        for name in _own(child):
+            chain = cast(nn.ModuleList, cast(nn.ModuleDict, child.parametrizations)[name])
+            if others := [type(step).__name__ for step in chain if not isinstance(step, Masked)]:
+                raise ValueError(
+                    f"{type(child).__name__}.{name} is also parametrized by {others}: remove these first"
+                )
+
+
 def unmask_(module: nn.Module, keep: bool = True) -> None:
     """Take every mask off `module` and its children; plain parameters remain.
 
     `keep=True` bakes the zeros into the weights, `keep=False` brings the values behind the mask back.
     ValueError, before anything is changed, if a masked tensor carries other parametrizations too.
     """
+    _require_no_other_parametrization(module)
     found = [(child, name) for child in module.modules() for name in _own(child)]
-    for child, name in found:
-        chain = cast(nn.ModuleList, cast(nn.ModuleDict, child.parametrizations)[name])
-        if len(chain) > 1:
-            others = [type(step).__name__ for step in chain if not isinstance(step, Masked)]
-            raise ValueError(
-                f"{type(child).__name__}.{name} is also parametrized by {others}: remove these first"
-            )
     for child, name in found:
         _make_class_its_own(child)
         parametrize.remove_parametrizations(child, name, leave_parametrized=keep)
@@ -130,7 +147,11 @@ def sparsity(model: nn.Module) -> float:
 
 
 def dense_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state dict as the model would have it without our masks: plain names, zeros baked in."""
+    """A copy of the state dict as the model would have it without our masks: plain names, zeros baked in.
+
+    ValueError if a masked tensor carries other parametrizations too: it has no plain value to give.
+    """
+    _require_no_other_parametrization(model)
     masks = masks_of(model)
     state = {}
     for key, value in model.state_dict().items():

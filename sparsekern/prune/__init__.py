@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from sparsekern.masks import fit_block, mask_, maskable, masks_of, pool
+from sparsekern.masks import fit_block, mask_, maskable, masks_of, pool, require_maskable
 from sparsekern.prune.allocate import ALLOCATIONS, output_rates
 from sparsekern.prune.criteria import CRITERIA, Context
 from sparsekern.prune.schedule import Geometric
@@ -87,7 +87,8 @@ def prune_(
     layer with `scope="layer"`, of all of them together with `scope="global"`. Masks already there only
     shrink. ignore: names of layers to leave alone. generator: for `criterion="random"`. ValueError for an
     unknown criterion or scope, a sparsity outside [0, 1), a block that is not two positive ints or leaves a
-    layer without any block, unknown names in `ignore`, or NaN scores.
+    layer without any block, unknown names in `ignore`, NaN scores, or a weight that is neither a Parameter
+    nor parametrized; the model is then as it was.
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity!r}")
@@ -97,6 +98,11 @@ def prune_(
     targets = {f"{name}.weight" if name else "weight": layers[name] for name in layers if name not in ignore}
     if not targets:
         raise ValueError(f"{type(model).__name__} has no nn.Linear or nn.Conv2d to prune")
+    for name, layer in targets.items():
+        try:
+            require_maskable(layer)
+        except ValueError as error:
+            raise ValueError(f"layer {name}: {error}") from error
     weights = {name: cast(Tensor, layer.weight).detach() for name, layer in targets.items()}
     present = masks_of(model)
     alive = {

@@ -11,7 +11,7 @@ from sparsekern.tickets.config import CONTROLS, SearchConfig
 from sparsekern.tickets.matching import MATCH_TOLERANCE, Difference, difference, matched
 from sparsekern.tickets.recipe import RECIPES, Recipe, Task, task
 from sparsekern.tickets.results import RoundResult
-from sparsekern.tickets.rounds import Search, search
+from sparsekern.tickets.rounds import Search, rehearse, search
 from sparsekern.tickets.ticket import Ticket
 from sparsekern.tickets.training import CurvePoint, TrainResult, train
 
@@ -31,6 +31,7 @@ __all__ = [
     "difference",
     "find_ticket",
     "matched",
+    "rehearse",
     "search",
     "task",
     "train",
@@ -50,8 +51,9 @@ def find_ticket(
 
     The arguments are those of `SearchConfig`; `out` is the folder to keep finished rounds in and to resume
     from. Which round won and what it reached is in `ticket.results`. For the whole search, with controls, see
-    `search`.
+    `search`. ValueError for bad arguments, and before anything is trained for what `rehearse` finds.
     """
     config = SearchConfig(task, rounds, rate, rewind_to, block, seed=seed, controls=())
+    rehearse(config)
     found = search(config, out=out)
     return found.ticket(found.winner().round)

@@ -66,7 +66,7 @@ class SearchConfig:
             values["task"] = Task(**{**inner, "recipe": Recipe(**inner["recipe"])})
             values["block"], values["controls"] = tuple(values["block"]), tuple(values["controls"])
             return SearchConfig(**values)
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"the JSON of a search configuration is expected: {error}") from error
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,41 +15,35 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sparsekern._version import __version__
+from sparsekern.bench.atomic import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = "sparsekern"
 
 
 def write(path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> None:
     """Write one file of `kind` atomically: at any moment, `path` is the old file or the whole new one.
 
-    `header` is plain JSON without NaN; format, kind, code version, and the order and digest of
-    the tensors are added to it. One writer per path at a time is assumed.
+    `header` is plain JSON without NaN; format, kind, code version, the order of the tensors, and a digest of
+    all that are added to it. Tensors may share memory; the file holds each on its own.
     """
     own = {
         "format": FORMAT,
         "kind": kind,
         "code_version": __version__,
-        "digest": _digest(tensors),
         # safetensors sorts what it stores, but order means something: the last layer is the output layer.
         "order": list(tensors),
     }
-    text = json.dumps({**header, **own}, sort_keys=True, allow_nan=False)
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    blob = safetensors.torch.save(whole, {METADATA_KEY: text})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    # The rename itself lasts only once the folder has reached the disk.
-    folder = os.open(path.parent, os.O_RDONLY)
+    whole = {**header, **own}
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        text = json.dumps({**whole, "digest": _digest(tensors, whole)}, sort_keys=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: a header of plain JSON without NaN is expected: {error}") from error
+    # Clones, because safetensors refuses tensors that share memory, and views that do not fill theirs.
+    values = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    blob = safetensors.torch.save(values, {METADATA_KEY: text})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, blob)
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -63,9 +56,10 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors: dict[str, Tensor] = safetensors.torch.load(raw)
         end = 8 + int.from_bytes(raw[:8], "little")
         header = json.loads(json.loads(raw[8:end]).get("__metadata__", {})[METADATA_KEY])
+        digest = _digest(tensors, header) if isinstance(header, dict) else None
     except OSError as error:
         raise ValueError(f"{path}: a sparsekern {kind} file is expected: {error}") from error
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: a whole sparsekern {kind} file is expected, got {error!r}") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: the header must be a JSON object, got {type(header).__name__}")
@@ -73,20 +67,24 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path}: format {FORMAT} expected, got {header.get('format')!r}")
     if header.get("kind") != kind:
         raise ValueError(f"{path}: a {kind} file is expected, got kind {header.get('kind')!r}")
-    if header.get("digest") != _digest(tensors):
-        raise ValueError(f"{path}: damaged: the tensors do not have the digest that the header names")
+    if header.get("digest") != digest:
+        raise ValueError(f"{path}: damaged: header and tensors do not have the digest that the header names")
     order = field(header, "order", list, path)
-    if sorted(map(str, order)) != sorted(tensors):
+    if not all(isinstance(name, str) for name in order) or sorted(order) != sorted(tensors):
         raise ValueError(f"{path}: the header names tensors {order}, the file holds {sorted(tensors)}")
     return {name: tensors[name] for name in order}, header
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes."""
-    total = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> str:
+    """sha256 over the header without its digest, and the names, dtypes, shapes and bytes of the tensors.
+
+    ValueError for a header with NaN or infinity.
+    """
+    rest = {name: value for name, value in header.items() if name != "digest"}
+    total = hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode())
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(f"|{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsekern._version import __version__
 from sparsekern.tickets import files
 from sparsekern.tickets.config import SearchConfig
-from sparsekern.tickets.training import CurvePoint, TrainResult
+from sparsekern.tickets.training import CurvePoint, TrainResult, accuracy
 
 
 def alive_share(masks: Mapping[str, Tensor]) -> float:
@@ -62,11 +62,17 @@ def save_result(path: Path, result: RoundResult, config: SearchConfig) -> None:
 
 
 def load_result(
-    path: Path, kind: str, index: int, masks: Mapping[str, Tensor], config: SearchConfig
+    path: Path,
+    kind: str,
+    index: int,
+    masks: Mapping[str, Tensor],
+    config: SearchConfig,
+    labels: Tensor,
 ) -> RoundResult:
     """Read the result that the run `kind` of round `index` with these `masks` gave under `config`.
 
-    ValueError for a file that is damaged, of another run, configuration or code version, or has other masks.
+    `labels` are those of the test images (m,). ValueError for a file that is damaged, of another run,
+    configuration or code version, has other masks, or whose test accuracy is not that of its predictions.
     """
     tensors, header = files.read(path, "round")
     stored = SearchConfig.from_json(files.field(header, "config", str, path))
@@ -86,16 +92,39 @@ def load_result(
     found = files.unpack_masks(tensors, state, path)
     if found.keys() != masks.keys() or not all(torch.equal(found[name], masks[name]) for name in masks):
         raise ValueError(f"{path}: its masks are not those that the round before leads to")
-    if "test_predictions" not in tensors:
-        raise ValueError(f"{path}: test_predictions expected, got only {sorted(tensors)}")
+    figures = {name: files.field(header, name, float, path) for name in _FIGURES}
+    predictions = _predictions(tensors, labels, figures["test_accuracy"], path)
     return RoundResult(
         kind=kind,
         round=index,
         masks=found,
-        curve=tuple(CurvePoint(*point) for point in files.field(header, "curve", list, path)),
+        curve=_curve(files.field(header, "curve", list, path), path),
         early_stop_step=files.field(header, "early_stop_step", int, path),
-        test_predictions=tensors["test_predictions"],
+        test_predictions=predictions,
         state=state,
         final=final,
-        **{name: files.field(header, name, float, path) for name in _FIGURES},
+        **figures,
     )
+
+
+def _predictions(tensors: Mapping[str, Tensor], labels: Tensor, stated: float, path: Path) -> Tensor:
+    """The predicted classes, whose accuracy must be the one stated."""
+    found = tensors.get("test_predictions")
+    if found is None:
+        raise ValueError(f"{path}: test_predictions expected, got only {sorted(tensors)}")
+    if found.dtype != torch.uint8 or found.shape != labels.shape:
+        raise ValueError(
+            f"{path}: test_predictions: uint8 of shape {tuple(labels.shape)} expected, "
+            f"got {found.dtype} of shape {tuple(found.shape)}"
+        )
+    if (share := accuracy(found, labels)) != stated:
+        raise ValueError(f"{path}: test_accuracy {share} expected from its predictions, got {stated}")
+    return found
+
+
+def _curve(points: Sequence[object], path: Path) -> tuple[CurvePoint, ...]:
+    """The curve out of lists [step, loss, accuracy]."""
+    for point in points:
+        if not isinstance(point, list) or [type(value) for value in point] != [int, float, float]:
+            raise ValueError(f"{path}: curve points [step, loss, accuracy] expected, got {point!r}")
+    return tuple(CurvePoint(*point) for point in points if isinstance(point, list))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekern import zoo
+from sparsekern.bench.atomic import LEFTOVERS
 from sparsekern.masks import maskable
 from sparsekern.prune import next_masks, output_rates
 from sparsekern.tickets.config import SearchConfig
@@ -109,15 +110,47 @@ def rewind_point(config: SearchConfig, data: zoo.Data) -> tuple[State, State]:
     return initial, copy_state(model)
 
 
-def shrink(config: SearchConfig, result: RoundResult) -> dict[str, Tensor]:
-    """The masks of the round after `result`: the smallest final magnitudes dropped."""
+def shrink(config: SearchConfig, final: State, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The masks after a round with `masks` that ended in `final`: the smallest magnitudes dropped."""
     return next_masks(
-        {name: result.final[name] for name in result.masks},
-        result.masks,
-        output_rates(list(result.masks), config.rate, config.rate / 2),
+        {name: final[name] for name in masks},
+        masks,
+        output_rates(list(masks), config.rate, config.rate / 2),
         block=config.block,
         scope=config.scope,
     )
+
+
+def rehearse(config: SearchConfig) -> None:
+    """Take all rounds with untrained weights: in a second, the settings that a search would stumble over.
+
+    ValueError if there is no pruned round, a layer would be left without a block, or the last round would
+    drop nothing. Which weights go depends on training, but how many go hardly does: where blocks do not
+    divide a layer, a block of its ragged edge counts less than others.
+    """
+    if config.rounds == 0:
+        raise ValueError("a search of at least one pruned round is expected, got rounds=0")
+    model = zoo.model(config.task.model, stream(config.seed, INITIAL))
+    weights, masks = copy_state(model), full_masks(model)
+    for index in range(1, config.rounds + 1):
+        before = masks
+        try:
+            masks = shrink(config, weights, before)
+        except ValueError as error:
+            raise ValueError(f"round {index} of {config.rounds}: {error}") from error
+    if alive_share(masks) == alive_share(before):
+        raise ValueError(
+            f"round {config.rounds} of {config.rounds} would drop nothing with rate {config.rate} and block "
+            f"{config.block}: a higher rate, a smaller block or fewer rounds are expected"
+        )
+
+
+def full_masks(model: nn.Module) -> dict[str, Tensor]:
+    """The masks of the dense network: everything is alive."""
+    return {
+        f"{name}.weight": torch.ones_like(cast(Tensor, layer.weight), dtype=torch.bool)
+        for name, layer in maskable(model).items()
+    }
 
 
 def search(
@@ -136,14 +169,17 @@ def search(
     ValueError for data that cannot be found, a block that leaves a layer empty, or training that diverges.
     """
     data = zoo.dataset(config.task.data, config.task.data_dir)
-    lab = _Lab(config, data, None if out is None else Path(out) / config.digest, progress)
+    folder = None if out is None else Path(out) / config.digest
+    for leftover in () if folder is None else folder.glob(LEFTOVERS):
+        leftover.unlink(missing_ok=True)
+    lab = _Lab(config, data, folder, progress)
     initial, rewind = rewind_point(config, data)
-    masks = lab.full_masks()
+    masks = full_masks(lab.model(INITIAL))
     rounds: list[RoundResult] = []
     controls: dict[str, list[RoundResult]] = {name: [] for name in config.controls}
     for index in range(config.rounds + 1):
         if index:
-            masks = shrink(config, rounds[-1])
+            masks = shrink(config, rounds[-1].final, masks)
         rounds.append(lab.run(TICKET, index, masks, rewind if index else initial))
         for name, results in controls.items():
             if index:
@@ -163,14 +199,6 @@ class _Lab:
     def model(self, *key: int) -> nn.Module:
         """A new draw from the initialiser; `key` says what for."""
         return zoo.model(self.config.task.model, stream(self.config.seed, *key))
-
-    def full_masks(self) -> dict[str, Tensor]:
-        """The masks of the dense network: everything is alive."""
-        layers = maskable(self.model(INITIAL))
-        return {
-            f"{name}.weight": torch.ones_like(cast(Tensor, layer.weight), dtype=torch.bool)
-            for name, layer in layers.items()
-        }
 
     def run(self, kind: str, index: int, masks: dict[str, Tensor], initial: State) -> RoundResult:
         """The result of one run: read back if its file is there and whole, else trained and written."""
@@ -199,7 +227,7 @@ class _Lab:
         if path is None or not path.exists():
             return None
         try:
-            return load_result(path, kind, index, masks, self.config)
+            return load_result(path, kind, index, masks, self.config, self.data.test_y)
         except ValueError as error:
             warnings.warn(f"{error}; this run is repeated", RuntimeWarning, stacklevel=4)
             return None

@@ -25,8 +25,9 @@ class Ticket:
     trained: the state at early stop, its dead weights zero.
     seed, config: how it was found. results: what was measured. Both dicts are plain JSON.
 
-    ValueError if the two states differ in names or shapes, or a mask is missing or not bool of its weight's
-    shape.
+    ValueError if the two states differ in names, shapes or dtypes, a mask is not bool of the shape of a
+    floating-point weight, all masks are empty, a dead weight is not zero in `trained`, or `seed` is no int of
+    at least 0.
     """
 
     masks: dict[str, Tensor]
@@ -40,15 +41,30 @@ class Ticket:
     def __post_init__(self) -> None:
         if problem := files.mismatch(self.trained, self.rewind):
             raise ValueError(f"trained and rewind states must be alike: {problem}")
-        if not self.masks:
-            raise ValueError("at least one mask is expected, got none")
-        for name, mask in self.masks.items():
-            weight = self.rewind.get(name)
-            if weight is None or mask.dtype != torch.bool or mask.shape != weight.shape:
-                expected = "no such weight" if weight is None else f"bool of shape {tuple(weight.shape)}"
+        for name, value in self.rewind.items():
+            if value.dtype.is_complex or value.dtype != self.trained[name].dtype:
                 raise ValueError(
-                    f"mask {name}: {expected} expected, got {mask.dtype} of shape {tuple(mask.shape)}"
+                    f"{name} of one real dtype expected, got {value.dtype} in rewind "
+                    f"and {self.trained[name].dtype} in trained"
                 )
+        if type(self.seed) is not int or self.seed < 0:
+            raise ValueError(f"seed must be an int of at least 0, got {self.seed!r}")
+        if not any(mask.numel() for mask in self.masks.values()):
+            raise ValueError("at least one mask of at least one weight is expected, got none")
+        for name, mask in self.masks.items():
+            self._check_mask(name, mask)
+
+    def _check_mask(self, name: str, mask: Tensor) -> None:
+        weight = self.rewind.get(name)
+        if weight is None or mask.dtype != torch.bool or mask.shape != weight.shape:
+            expected = "no such weight" if weight is None else f"bool of shape {tuple(weight.shape)}"
+            raise ValueError(
+                f"mask {name}: {expected} expected, got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+        if not weight.dtype.is_floating_point:
+            raise ValueError(f"{name} has a mask: a floating-point weight is expected, got {weight.dtype}")
+        if lively := int(self.trained[name][~mask].count_nonzero()):
+            raise ValueError(f"trained {name}: zeros where its mask is dead expected, got {lively} others")
 
     @property
     def sparsity(self) -> float:
@@ -77,7 +93,7 @@ class Ticket:
         """Read a ticket; everything is checked before anything is returned, and no code in the file is run.
 
         ValueError naming what came and what was expected for a missing, truncated, damaged or foreign file,
-        another format version, missing parts, and masks or states of a wrong dtype or shape.
+        another format version, missing or unknown parts, and whatever the class itself refuses.
         """
         path = Path(path)
         tensors, header = files.read(path, "ticket")
@@ -86,6 +102,8 @@ class Ticket:
             raise ValueError(
                 f"{path}: tensors rewind/…, trained/… and mask/… expected, got {sorted(tensors)}"
             )
+        if unknown := [name for name in tensors if not name.startswith(("rewind/", "trained/", "mask/"))]:
+            raise ValueError(f"{path}: only tensors rewind/…, trained/… and mask/… expected, got {unknown}")
         masks = files.unpack_masks(tensors, rewind, path)
         values = {
             "seed": files.field(header, "seed", int, path),
@@ -102,12 +120,21 @@ class Ticket:
         """Set the ticket's weights and masks on `model`: all of it, or nothing and a ValueError.
 
         weights: "trained" or "rewind". Masks of ours already on the model are replaced. The model's plain
-        state must have the ticket's names and shapes.
+        state must have the ticket's names and shapes, and floating-point values where the ticket has them.
         """
         states = {"trained": self.trained, "rewind": self.rewind}
         if weights not in states:
             raise ValueError(f"unknown weights {weights!r}: expected one of {list(states)}")
-        if problem := files.mismatch(dense_state(model), self.rewind):
+        present = dense_state(model)
+        problem = files.mismatch(present, self.rewind) or next(
+            (
+                f"{name} of a dtype like {value.dtype} expected, got {present[name].dtype}"
+                for name, value in self.rewind.items()
+                if value.dtype.is_floating_point != present[name].dtype.is_floating_point
+            ),
+            None,
+        )
+        if problem:
             raise ValueError(f"the ticket does not fit {type(model).__name__}: {problem}")
         unmask_(model)
         model.load_state_dict(states[weights])

@@ -105,3 +105,16 @@ def test_records_refuse_what_is_not_a_number(tmp_path: Path, known: dict[str, ob
     with pytest.raises(ValueError, match=re.escape(place)):
         append(path, record(**known))
     assert not path.exists()
+
+
+def test_a_git_that_hangs_is_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(command: list[str], **options: object) -> None:
+        raise subprocess.TimeoutExpired(command, 10)
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    assert machine.commit() == {}
+
+
+def test_a_name_that_is_no_utf_8_is_recorded(tmp_path: Path) -> None:
+    append(tmp_path / "r", record(refusal="o\udcff"))
+    assert json.loads((tmp_path / "r").read_text("utf-8"))["refusal"] == "o\udcff"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sparsekern.bench import report
+from sparsekern.bench import atomic, report
 
 
 def speedup(value: float) -> dict[str, float]:
@@ -58,6 +58,7 @@ def structure_entry(name: str, block: list[int], gain: float, winner: int) -> di
         "rounds": rounds,
         "winner": {
             **rounds[winner],
+            "matched_on_validation": True,
             "matched": True,
             "difference_points": {"value": -0.1, "low": -0.9, "high": 0.7},
         },
@@ -221,11 +222,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def broken_replace(source: Path, target: Path) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(report.os, "replace", broken_replace)
+    monkeypatch.setattr(atomic.os, "replace", broken_replace)
     with pytest.raises(OSError, match="no space left"):
-        report.write_atomically(target, "new")
+        atomic.write_atomically(target, b"new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_names_that_are_no_utf_8_break_neither_file(tmp_path: Path) -> None:
+    result = {**sample_result(), "command": "sparsekern run --out o\udcff"}
+    page = report.write_report(result, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["command"] == result["command"]
+    assert "--out o\\udcff" in page.read_text("utf-8")
+
+
+def test_a_winner_that_missed_on_validation_is_said() -> None:
+    result = sample_result()
+    assert "No round matches" not in report.render(result)
+    result["structures"][1]["winner"]["matched_on_validation"] = False
+    assert report.render(result).count("No round matches the dense network on validation data") == 1
 
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sparsekern.bench import Ratio, Timing, interleave, keep_sparse, ratio, timing
+from sparsekern.bench import Ratio, Timing, hardest, interleave, keep_sparse, ratio, timing
 
 
 class Clock:
@@ -170,3 +170,17 @@ def test_verdicts(given: Ratio, keeps: bool, reason: str) -> None:
 def test_the_margin_is_the_callers() -> None:
     assert keep_sparse(Ratio(1.2, 1.1, 1.3), margin=0.25) == (False, "1.20x (1.10 to 1.30): not 25 % faster")
     assert keep_sparse(Ratio(1.02, 1.01, 1.03), margin=0.0)[0]
+
+
+def test_the_hardest_rival_has_the_smallest_speedup_not_the_smallest_median() -> None:
+    times = {
+        "a": Timing("a", (10.0, 20.0, 30.0, 40.0, 50.0)),
+        "b": Timing("b", (12.0, 19.0, 31.0, 38.0, 48.0)),
+        "other": Timing("other", (5.0, 10.0, 16.0, 20.0, 25.0)),
+    }
+    assert times["a"].median_us < times["b"].median_us
+    name, speedup = hardest(times, ["a", "b"], "other")
+    assert name == "b" and speedup == ratio(times["b"], times["other"])
+    assert speedup.value == 1.92 < ratio(times["a"], times["other"]).value == 2.0
+    with pytest.raises(ValueError, match="no rival"):
+        hardest(times, [], "other")

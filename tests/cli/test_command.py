@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsekern import cli
 from sparsekern.cli import doctor, main, progress
 from sparsekern.cli.progress import Progress
 
@@ -27,6 +28,10 @@ from sparsekern.cli.progress import Progress
         (["run", "--rounds", "0"], "expected a whole number of at least 1, got '0'"),
         (["run", "--seed", "-1"], "--seed"),
         (["run", "--rate", "1.5"], "1.5"),
+        (["run", "--seeds", "1001"], "expected at most 1000 seeds, got '1001'"),
+        (["run", "--rate", "0"], "round 12 of 12 would drop nothing with rate 0.0 and block (1, 1)"),
+        (["run", "--rounds", "1", "--block", "1000x1000"], "would drop nothing"),
+        (["run", "--structure", "16x1", "--rate", "0.95"], "round 4 of 12: layer fc1.weight: dropping 0.95"),
         (["run", "--batch", "1001"], "--batch 1001: fashion-mnist-6k has 1000 test images"),
         ([], "command"),
         (["prune"], "invalid choice: 'prune'"),
@@ -54,6 +59,54 @@ def test_an_out_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "taken").write_text("")
     assert main(["run", "--out", str(tmp_path / "taken")]) == 2
     assert "taken" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
+def test_an_out_that_cannot_be_written_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsekern.cli.run.search_all", unexpected)
+    assert main(["run", "--quiet", "--out", "/proc"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "/proc" in said
+
+
+def unexpected(*given: object) -> None:
+    raise AssertionError("nothing may be searched")
+
+
+def test_an_isa_that_is_not_there_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_isa() -> str:
+        raise ValueError("unknown isa 'sse9'")
+
+    monkeypatch.setattr("sparsekern.cli.run.search_all", unexpected)
+    monkeypatch.setattr("sparsekern.kernels.cpu.isa", no_isa)
+    assert main(["run", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "sparsekern: unknown isa 'sse9'\n" and not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_is_one_line_and_exit_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(options: object) -> int:
+        raise KeyboardInterrupt
+
+    for command, line in (
+        ("run", "sparsekern: stopped; --resume goes on\n"),
+        ("doctor", "sparsekern: stopped\n"),
+    ):
+        monkeypatch.setitem(cli._COMMANDS, command, stopped)
+        assert main([command]) == 130
+        assert capsys.readouterr().err == line
+
+
+def test_what_the_encoding_lacks_is_said_in_escapes() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    progress.say("µs in o\udcff", stream)
+    assert raw.getvalue() == b"\\xb5s in o\\udcff\n"
 
 
 def test_a_missing_extra_is_named_before_any_work(

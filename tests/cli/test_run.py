@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,7 @@ def test_the_report_is_there_and_adds_up(out: Path) -> None:
     gap = 100 * (pruned["accuracy"] - dense["accuracy"])
     assert result["difference_points"]["value"] == pytest.approx(gap)
     for entry in structure["rounds"]:
-        assert entry["time_best_dense_us"] <= entry["time_torch_us"]
+        assert entry["speedup_vs_best_dense"]["value"] <= entry["speedup_vs_torch"]["value"]
         assert 0 < entry["error"] < 1e-5 and entry["changed_predictions"] <= 2
         for name in ("speedup_vs_torch", "speedup_vs_best_dense"):
             assert entry[name]["low"] <= entry[name]["value"] <= entry[name]["high"]
@@ -73,6 +76,50 @@ def test_resume_trains_nothing_again_and_a_fresh_run_does(
     assert said.splitlines()[-2:] == [again["verdict"], str(out / "report.html")]
     assert main([*ARGUMENTS, "--seeds", "1", "--quiet", "--out", str(out)]) == 0
     assert len(stamps() & before) == 3  # those of the second seed
+    assert [path.name for path in out.glob("ticket-*")] == ["ticket-8x1-seed0.safetensors"]
+
+
+def test_resume_says_so_where_there_is_nothing_to_resume(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsekern.cli.run.search_all", stop)
+    for seed, said in (("7", True), ("0", False)):
+        assert main([*ARGUMENTS, "--resume", "--seed", seed, "--out", str(out)]) == 130
+        assert ("nothing to resume" in capsys.readouterr().out) is said
+
+
+def test_a_round_that_cannot_be_proven_is_one_line(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*given: object) -> None:
+        raise RuntimeError("the swapped network is off by 1")
+
+    monkeypatch.setattr("sparsekern.cli.run.prove", breaks)
+    arguments = [*ARGUMENTS, "--seeds", "1", "--quiet", "--resume", "--out", str(out)]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "sparsekern: 8x1, round 0: the swapped network is off by 1; --resume trains nothing again\n"
+    )
+
+
+def test_a_reader_that_leaves_and_an_odd_name_cost_no_report(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"o\xff")
+    arguments = [*ARGUMENTS, "--seeds", "1", "--out", str(out)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "sparsekern", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()
+    errors = child.stderr.read()
+    child.stderr.close()
+    assert child.wait() == 0, errors
+    assert b"Traceback" not in errors
+    assert str(out) in json.loads((out / "report.json").read_text("utf-8"))["command"]
 
 
 def test_a_swapped_network_that_computes_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

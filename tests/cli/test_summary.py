@@ -93,22 +93,40 @@ def test_a_structure_holds_its_winner_and_its_layers() -> None:
     assert layer["dense_us"] == 8.0 and "bytes_dense" not in layer
 
 
-def entry(name: str, matched: bool, speedup: float) -> dict[str, Any]:
+def entry(name: str, matched: bool, speedup: float, validation: float = 0.86) -> dict[str, Any]:
     test = 0.85 if matched else 0.80
-    found = search((0.86, 0.85), (0.86, test))
+    found = search((0.86, 0.85), (validation, test))
     return summary.structure_entry(name, [found], [proof(1.0), proof(speedup)], LABELS)
 
 
-def test_the_headline_is_the_fastest_of_the_matched() -> None:
-    structures = [entry("a", True, 2.0), entry("b", True, 2.5), entry("c", False, 9.0)]
+def test_the_headline_is_the_fastest_of_those_that_match_on_validation() -> None:
+    structures = [entry("a", True, 2.0), entry("b", True, 2.5), entry("c", True, 9.0, validation=0.80)]
     found = summary.headline(structures, "net on data", 256)
     assert found["structure"] == "b" and found["matched"] is True and found["batch"] == 256
     assert found["speedup_vs_best_dense"]["value"] == 2.5
     assert (found["accuracy_dense"], found["accuracy_ticket"]) == (0.85, 0.85)
     assert found["verdict"] == (
-        "net on data at 10.0 % sparsity (b) keeps its accuracy (85.00 % dense, 85.00 % sparse) and runs "
-        f"2.50x as fast as {BEST} (2.40 to 2.60), 2.50x against eager torch."
+        "net on data at 10.0 % sparsity (b) keeps its accuracy (85.00 % dense, 85.00 % sparse: "
+        f"+0.00 points, +0.00 to +0.00) and runs 2.50x as fast as {BEST} (2.40 to 2.60), "
+        "2.50x against eager torch."
     )
+
+
+def test_test_accuracy_does_not_choose_the_structure() -> None:
+    structures = [entry("a", True, 2.0), entry("b", False, 3.0)]
+    assert [one["winner"]["matched"] for one in structures] == [True, False]
+    assert all(one["winner"]["matched_on_validation"] for one in structures)
+    found = summary.headline(structures, "net", 1)
+    assert found["structure"] == "b" and found["verdict"].startswith("Not matched")
+    assert not entry("c", True, 1.0, validation=0.80)["winner"]["matched_on_validation"]
+
+
+def test_sparsity_is_the_mean_over_seeds() -> None:
+    first, second = search((0.86, 0.85), (0.86, 0.85)), search((0.86, 0.85), (0.86, 0.85), seed=1)
+    second.rounds[1].masks["fc.weight"][:10] = False
+    sparsities = [found.rounds[1].sparsity for found in (first, second)]
+    assert sparsities == pytest.approx([0.1, 0.2])
+    assert summary.round_entry([first, second], 1, proof(1.0))["sparsity"] == pytest.approx(0.15)
 
 
 def test_a_speedup_without_the_accuracy_is_not_matched() -> None:
@@ -116,8 +134,8 @@ def test_a_speedup_without_the_accuracy_is_not_matched() -> None:
     assert found["structure"] == "b" and found["matched"] is False
     gap = found["difference_points"]
     assert found["verdict"].startswith(
-        f"Not matched: net on data at 10.0 % sparsity (b) changes its accuracy by -5.00 points "
-        f"({gap['low']:+.2f} to {gap['high']:+.2f}), 85.00 % dense, 80.00 % sparse; it runs 4.00x as fast"
+        "Not matched: net on data at 10.0 % sparsity (b) changes its accuracy (85.00 % dense, "
+        f"80.00 % sparse: -5.00 points, {gap['low']:+.2f} to {gap['high']:+.2f}); it runs 4.00x as fast"
     )
 
 

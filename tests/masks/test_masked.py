@@ -144,3 +144,25 @@ def test_a_copy_lives_on_when_the_original_loses_or_gains_masks() -> None:
     unmask_(layer)
     assert torch.equal(twin(torch.eye(4)).T - twin.bias[:, None], twin.weight)
     assert torch.equal(twin.weight != 0, mask)
+
+
+@pytest.mark.parametrize("other", [parametrizations.spectral_norm, parametrizations.weight_norm])
+def test_the_dense_state_of_a_weight_with_another_parametrization_is_refused(
+    other: Callable[[nn.Module], nn.Module],
+) -> None:
+    layer = other(nn.Linear(4, 3))
+    assert dense_state(layer).keys() == layer.state_dict().keys()
+    mask_(layer, torch.rand(3, 4) > 0.5)
+    with pytest.raises(ValueError, match=r"Linear.weight is also parametrized by \['_\w+'\]: remove these"):
+        dense_state(layer)
+
+
+def test_a_computed_tensor_takes_no_mask() -> None:
+    layer = nn.Linear(4, 3)
+    weight = layer.weight.detach() + 0
+    del layer.weight
+    layer.weight = weight
+    with pytest.raises(
+        ValueError, match="must be a Parameter, or parametrized, to be masked, and is neither"
+    ):
+        mask_(layer, torch.rand(3, 4) > 0.5)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 
 from sparsekern.masks import masks_of, pool, sparsity
 from sparsekern.prune import CRITERIA, Context, Geometric, next_masks, output_rates, prune_
@@ -159,3 +160,23 @@ def test_bad_input_is_named_and_changes_nothing() -> None:
         next_masks({"a": torch.ones(2, 2)}, {}, {"a": 0.2})
     with pytest.raises(ValueError, match=r"rate must be in \[0, 1\), got 1.5"):
         next_masks({"a": torch.ones(2, 2)}, {"a": torch.ones(2, 2) > 0}, {"a": 1.5})
+
+
+def test_ties_in_counts_are_decided_exactly() -> None:
+    for alive in range(1, 400):
+        for percent in range(1, 100):
+            drop = max(0, -((50 - alive * percent) // 100))  # ceil(alive * percent / 100 - 1 / 2)
+            assert Geometric(percent / 100).keep(alive) == alive - drop
+
+
+def test_a_model_that_cannot_be_masked_whole_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    l1_unstructured(model[2], "weight", 0.5)  # type: ignore[no-untyped-call]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"layer 2.weight: Linear.weight must be a Parameter.*from_torch_prune_.*restore_"
+    ):
+        prune_(model, 0.5)
+    after = model.state_dict()
+    assert masks_of(model) == {} and after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())

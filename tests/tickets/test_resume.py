@@ -17,8 +17,10 @@ from torch import Tensor
 from sparsekern.tickets import Search, SearchConfig, search, task
 from sparsekern.tickets import files as module
 from sparsekern.tickets.results import load_result
+from sparsekern.zoo import dataset
 
 CONFIG = SearchConfig(task(iterations=6, eval_every=2), rounds=2)
+LABELS = dataset(CONFIG.task.data).test_y
 
 KILLED_WHILE_TRAINING = """
 def progress(event):
@@ -145,7 +147,7 @@ def test_a_damaged_file_is_reported_and_its_run_repeated(damage: str, kept: Path
         found, seen = resumed(kept.parent)
     assert len(caught) == 1 and seen == [True, False, True, True, True]
     assert_same_search(found, straight)
-    assert load_result(path, "ticket", 1, straight.rounds[1].masks, CONFIG).round == 1
+    assert load_result(path, "ticket", 1, straight.rounds[1].masks, CONFIG, LABELS).round == 1
 
 
 def test_a_file_of_another_round_or_code_version_is_not_taken(
@@ -158,14 +160,30 @@ def test_a_file_of_another_round_or_code_version_is_not_taken(
     assert_same_search(found, straight)
     other = straight.rounds[1].masks
     with pytest.raises(ValueError, match="its masks are not those that the round before leads to"):
-        load_result(kept / "ticket-02.safetensors", "ticket", 2, other, CONFIG)
+        load_result(kept / "ticket-02.safetensors", "ticket", 2, other, CONFIG, LABELS)
     monkeypatch.setattr(module, "__version__", "0.0.0")
     path = kept / "ticket-00.safetensors"
     tensors, header = module.read(path, "round")
     module.write(path, "round", tensors, header)
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"code .* expected, got .* and 0\.0\.0"):
-        load_result(path, "ticket", 0, straight.rounds[0].masks, CONFIG)
+        load_result(path, "ticket", 0, straight.rounds[0].masks, CONFIG, LABELS)
+
+
+def test_figures_that_contradict_the_predictions_are_refused(kept: Path, straight: Search) -> None:
+    path = kept / "ticket-01.safetensors"
+    tensors, header = module.read(path, "round")
+    predictions = tensors["test_predictions"]
+    changes: list[tuple[dict[str, Tensor], dict[str, object], str]] = [
+        ({}, {"test_accuracy": 0.99}, "from its predictions, got 0.99"),
+        ({"test_predictions": predictions[:-1].clone()}, {}, r"uint8 of shape \(1000,\) expected"),
+        ({"test_predictions": predictions.to(torch.int64)}, {}, "got torch.int64"),
+        ({}, {"curve": [[2, 0.5]]}, "curve points"),
+    ]
+    for tensor_change, header_change, message in changes:
+        module.write(path, "round", {**tensors, **tensor_change}, {**header, **header_change})
+        with pytest.raises(ValueError, match=message):
+            load_result(path, "ticket", 1, straight.rounds[1].masks, CONFIG, LABELS)
 
 
 def test_a_file_tells_where_it_came_from(kept: Path) -> None:

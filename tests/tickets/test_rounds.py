@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekern import zoo
-from sparsekern.tickets import Search, SearchConfig, Ticket, find_ticket, search, task
+from sparsekern.tickets import Search, SearchConfig, Ticket, find_ticket, rehearse, search, task
 from sparsekern.tickets import rounds as module
 from sparsekern.tickets.training import copy_state, steps
 
@@ -153,6 +153,35 @@ def test_the_winner_is_the_sparsest_that_matches_on_validation(
 def test_without_a_pruned_round_there_is_no_winner() -> None:
     with pytest.raises(ValueError, match="at least one pruned round"):
         search(SearchConfig(TINY, rounds=0)).winner()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rounds": 0}, "at least one pruned round"),
+        ({"rate": 0.0}, r"round 3 of 3 would drop nothing with rate 0.0 and block \(1, 1\)"),
+        ({"block": (1000, 1000)}, "would drop nothing"),
+        ({"rate": 0.95, "rounds": 6}, "round 4 of 6: layer fc2.weight: dropping 0.95 .* leaves none of its"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained(
+    settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*given: object) -> None:
+        raise AssertionError("nothing may be trained")
+
+    monkeypatch.setattr(module, "train", unexpected)
+    with pytest.raises(ValueError, match=message):
+        find_ticket(TINY, **{"rounds": 3, **settings})
+
+
+def test_a_rehearsal_drops_as_many_as_the_search(found: Search) -> None:
+    rehearse(found.config)
+    model = zoo.model("lenet300")
+    masks = module.full_masks(model)
+    for result in found.rounds[1:]:
+        masks = module.shrink(found.config, dict(model.state_dict()), masks)
+        assert module.alive_share(masks) == result.density
 
 
 def test_find_ticket_is_the_ticket_of_the_winner(found: Search) -> None:

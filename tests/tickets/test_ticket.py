@@ -64,7 +64,7 @@ def test_any_safetensors_reader_sees_packed_masks_and_a_json_header(ticket: Tick
     with safe_open(tmp_path / "t", framework="pt") as file:
         header = json.loads(file.metadata()["sparsekern"])
         packed = file.get_tensor("mask/0.weight")
-    assert header["kind"] == "ticket" and header["format"] == 1 and header["seed"] == 7
+    assert header["kind"] == "ticket" and header["format"] == 2 and header["seed"] == 7
     assert packed.dtype == torch.uint8 and packed.numel() == 2
     bits = [bool(int(packed[i // 8]) >> (7 - i % 8) & 1) for i in range(15)]
     assert bits == ticket.masks["0.weight"].flatten().tolist()
@@ -100,11 +100,25 @@ def test_apply_changes_nothing_where_it_does_not_fit(ticket: Ticket) -> None:
 
 
 def test_tickets_that_contradict_themselves_are_not_made(ticket: Ticket) -> None:
+    dead = int((~ticket.masks["0.weight"]).sum())
     changes: list[tuple[dict[str, Any], str]] = [
         ({"masks": {}}, "at least one mask"),
         ({"masks": {"9.weight": torch.ones(1) > 0}}, "mask 9.weight: no such weight"),
         ({"masks": {"0.weight": torch.ones(3, 5)}}, r"bool of shape \(3, 5\) expected, got torch.float32"),
         ({"trained": {"0.weight": torch.ones(3, 5)}}, "trained and rewind states must be alike"),
+        (
+            {"trained": {**ticket.trained, "0.weight": torch.ones(3, 5)}},
+            f"trained 0.weight: zeros where its mask is dead expected, got {dead} others",
+        ),
+        ({"rewind": {n: v.to(torch.complex64) for n, v in ticket.rewind.items()}}, "one real dtype expected"),
+        ({"rewind": {n: v.double() for n, v in ticket.rewind.items()}}, "one real dtype expected"),
+        (
+            {
+                "rewind": {n: v.to(torch.int32) for n, v in ticket.rewind.items()},
+                "trained": {n: v.to(torch.int32) for n, v in ticket.trained.items()},
+            },
+            "a floating-point weight is expected, got torch.int32",
+        ),
     ]
     for change, message in changes:
         with pytest.raises(ValueError, match=message):
@@ -123,6 +137,7 @@ def forge(path: Path, **changes: Any) -> None:
     """Change header fields that `files.write` would set right."""
     tensors, header = module.read(path, "ticket")
     header.update(changes)
+    header["digest"] = module._digest(tensors, header)
     path.write_bytes(safetensors.torch.save(tensors, {"sparsekern": json.dumps(header)}))
 
 
@@ -159,6 +174,7 @@ def test_missing_and_misshapen_parts_are_named(ticket: Ticket, tmp_path: Path) -
             lambda t, h: t.update({"mask/x": torch.zeros(1, dtype=torch.uint8)}),
             r"masks \['x'\] have no weight",
         ),
+        (lambda t, h: t.update({"['x']": torch.ones(1)}), r"expected, got \["),
         (lambda t, h: h.pop("seed"), "'seed' of type int expected, got nothing"),
         (lambda t, h: h.update(results=[1]), "'results' of type dict expected, got list"),
     ]
@@ -194,14 +210,74 @@ def test_foreign_truncated_and_damaged_files_are_refused(ticket: Ticket, tmp_pat
         with pytest.raises(ValueError, match=message):
             Ticket.load(path)
     for changes, message in [
-        ({"format": 2}, "format 1 expected, got 2"),
+        ({"format": 1}, "format 2 expected, got 1"),
         ({"kind": "round"}, "a ticket file is expected, got kind 'round'"),
         ({"order": ["a"]}, "the header names tensors"),
+        ({"order": [["x"]]}, "the header names tensors"),
+        ({"seed": True}, "seed must be an int of at least 0, got True"),
+        ({"seed": -5}, "seed must be an int of at least 0, got -5"),
     ]:
         path.write_bytes(whole)
         forge(path, **changes)
         with pytest.raises(ValueError, match=message):
             Ticket.load(path)
+
+
+def test_no_header_escapes_as_another_error(ticket: Ticket, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+
+    def outer(metadata: object) -> bytes:
+        text = json.dumps({"__metadata__": metadata}).encode()
+        return len(text).to_bytes(8, "little") + text
+
+    for content in (
+        outer(None),
+        outer({"sparsekern": "[" * 100_000}),
+        outer({"sparsekern": '{"format":' + "1" * 6_000 + "}"}),
+        outer({"sparsekern": '{"format": 2, "kind": "ticket", "results": {"a": NaN}}'}),
+        outer({"sparsekern": '{"format": 2, "kind": "ticket", "results": {"a": 1e999}}'}),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"t: a whole sparsekern ticket file is expected"):
+            Ticket.load(path)
+
+
+def test_results_with_nan_are_not_saved(ticket: Ticket, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"/t: a header of plain JSON without NaN is expected"):
+        replace(ticket, results={"a": [float("nan")]}).save(tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_header_is_damage(ticket: Ticket, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    ticket.save(path)
+    whole = path.read_bytes()
+    assert whole.count(b'\\"test_accuracy\\": 0.1') == 1
+    path.write_bytes(whole.replace(b'\\"test_accuracy\\": 0.1', b'\\"test_accuracy\\": 0.9'))
+    with pytest.raises(ValueError, match="damaged"):
+        Ticket.load(path)
+
+
+def test_states_that_share_memory_are_saved(ticket: Ticket, tmp_path: Path) -> None:
+    shared = replace(ticket, rewind=ticket.trained)
+    shared.save(tmp_path / "t")
+    assert same(Ticket.load(tmp_path / "t").rewind, ticket.trained)
+
+
+def test_a_ticket_of_empty_layers_is_not_made(ticket: Ticket) -> None:
+    empty = {"a": torch.zeros(0, 3)}
+    with pytest.raises(ValueError, match="at least one mask of at least one weight"):
+        Ticket({"a": torch.zeros(0, 3) > 0}, empty, empty, 0, {}, {})
+
+
+def test_apply_does_not_round_weights_into_whole_numbers(ticket: Ticket) -> None:
+    model = network()
+    model[1].running_mean = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match=r"1.running_mean of a dtype like torch.float32 expected, got torch.int64"
+    ):
+        ticket.apply_(model)
+    assert masks_of(model) == {}
 
 
 def test_a_save_that_fails_leaves_the_old_ticket(
@@ -217,6 +293,7 @@ def test_a_save_that_fails_leaves_the_old_ticket(
     with pytest.raises(OSError, match="disk is full"):
         replace(ticket, seed=8).save(path)
     assert Ticket.load(path).seed == 7
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_ticket_prints_what_is_alive_in_each_layer(ticket: Ticket) -> None:
