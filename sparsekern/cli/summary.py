@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsekern.cli.prove import Proof
-from sparsekern.tickets import RoundResult, Search, difference, matched
+from sparsekern.tickets import RoundResult, Search, difference, matched, qualifies
 
 Entry = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ def _validation(searches: Sequence[Search], index: int) -> float:
 
 
 def _matches_on_validation(searches: Sequence[Search], index: int) -> bool:
-    return matched(100 * (_validation(searches, index) - _validation(searches, 0)))
+    return qualifies(100 * (_validation(searches, index) - _validation(searches, 0)))
 
 
 def round_entry(searches: Sequence[Search], index: int, proof: Proof) -> dict[str, Any]:

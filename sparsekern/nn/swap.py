@@ -73,19 +73,7 @@ def swap_(
         ]
     if threshold != "auto":
         return _swap_by_threshold(found, threshold, block)
-    modes = [site.layer.training for site in found]
-    with _evaluating(model):
-        inputs = _capture(model, found, example_inputs)
-        outcome = [_try(site, inputs.get(site.name), block, margin) for site in found]
-        layers = tuple(report for report, _ in outcome)
-        chosen = [
-            (site, sparse) for site, (_, sparse) in zip(found, outcome, strict=True) if sparse is not None
-        ]
-        report = _prove(model, chosen, layers, example_inputs)
-    for (_, sparse), training in zip(outcome, modes, strict=True):
-        if sparse is not None:
-            sparse.train(training)
-    return report
+    return _swap_by_measurement(model, found, example_inputs, (block, margin))
 
 
 def restore_(model: nn.Module) -> int:
@@ -190,6 +178,24 @@ def _by_threshold(
         reason = f"sparsity {share:.1%} reaches the threshold {threshold:.1%}; not timed"
         return LayerReport(site.name, "Linear", share, sparse.block, sparse.kernel, "swapped", reason), sparse
     return LayerReport(site.name, "Linear", share, None, None, "kept", reason), None
+
+
+def _swap_by_measurement(
+    model: nn.Module, found: list[Site], example_inputs: Any, rule: tuple[tuple[int, int] | None, float]
+) -> SwapReport:
+    modes = [site.layer.training for site in found]
+    with _evaluating(model):
+        inputs = _capture(model, found, example_inputs)
+        outcome = [_try(site, inputs.get(site.name), *rule) for site in found]
+        layers = tuple(report for report, _ in outcome)
+        chosen = [
+            (site, sparse) for site, (_, sparse) in zip(found, outcome, strict=True) if sparse is not None
+        ]
+        report = _prove(model, chosen, layers, example_inputs)
+    for (_, sparse), training in zip(outcome, modes, strict=True):
+        if sparse is not None:
+            sparse.train(training)
+    return report
 
 
 def _capture(model: nn.Module, found: list[Site], example_inputs: Any) -> dict[str, Tensor]:

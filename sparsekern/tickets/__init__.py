@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsekern.tickets.config import CONTROLS, SearchConfig
-from sparsekern.tickets.matching import MATCH_TOLERANCE, Difference, difference, matched
+from sparsekern.tickets.matching import MATCH_TOLERANCE, Difference, difference, matched, qualifies
 from sparsekern.tickets.recipe import RECIPES, Recipe, Task, task
 from sparsekern.tickets.results import RoundResult
 from sparsekern.tickets.rounds import Search, rehearse, search
@@ -31,6 +31,7 @@ __all__ = [
     "difference",
     "find_ticket",
     "matched",
+    "qualifies",
     "rehearse",
     "search",
     "task",

@@ -20,7 +20,7 @@ from sparsekern.bench.atomic import LEFTOVERS
 from sparsekern.masks import maskable
 from sparsekern.prune import next_masks, output_rates
 from sparsekern.tickets.config import SearchConfig
-from sparsekern.tickets.matching import matched
+from sparsekern.tickets.matching import qualifies
 from sparsekern.tickets.results import RoundResult, alive_share, load_result, save_result
 from sparsekern.tickets.ticket import Ticket
 from sparsekern.tickets.training import CurvePoint, Progress, State, copy_state, steps, stream, train
@@ -49,11 +49,11 @@ class Search:
 
     @property
     def matched(self) -> bool:
-        """Whether any pruned round comes within MATCH_TOLERANCE of the dense validation accuracy."""
+        """Whether any pruned round is not below the dense validation accuracy."""
         return any(self._matches(result) for result in self.rounds[1:])
 
     def _matches(self, result: RoundResult) -> bool:
-        return matched(100 * (result.val_accuracy - self.dense.val_accuracy))
+        return qualifies(100 * (result.val_accuracy - self.dense.val_accuracy))
 
     def winner(self) -> RoundResult:
         """The sparsest round that matches the dense network in validation accuracy at early stop.
