@@ -59,6 +59,7 @@ double fma_peak_gflops(const std::string& name) {
 
 PYBIND11_MODULE(_core, m) {
   using namespace sparsekern;
+  current_isa = &best_isa();
   m.doc() = "The C++ half of sparsekern: CPU kernels by ISA, on torch's thread pool.";
   m.attr("PANEL_COLUMNS") = kPanelColumns;
   m.attr("VECTOR") = int64_t{kVector};

@@ -8,7 +8,7 @@
 
 namespace sparsekern {
 
-const Isa* current_isa = &best_isa();
+const Isa* current_isa = nullptr;
 
 namespace {
 
@@ -151,6 +151,9 @@ void check(const Tensor& x, const Tensor& values, const Tensor& bias, int64_t n,
 // What the indices say was checked when the weight was made.
 void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& index, int64_t n,
                   int64_t k, int64_t kernel) {
+  if (kernel != kVector && kernel != kUnstructured)
+    throw std::invalid_argument("kernel: expected 0 (vector) or 1 (unstructured), got " +
+                                std::to_string(kernel));
   if (n < 0 || k < 0 || values.dim() != 3 || values.sizes()[1] < 1 || values.sizes()[2] != 1 ||
       !values.contiguous())
     throw std::invalid_argument("values: expected contiguous blocks (nnz, V, 1), got " +
@@ -199,8 +202,7 @@ void run(const LinearKernel& kernel, LinearArgs& args) {
   });
 }
 
-// (Tensor x, Tensor values, Tensor? bias, Tensor crow, Tensor col, Tensor index, int n, int k, int kernel) ->
-// Tensor
+// Arguments in the order of the schema, which is in kernels/cpu.py.
 void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
   const Tensor x(stack[0]), values(stack[1]), bias(Tensor::unwrap(stack[2])), crow(stack[3]), col(stack[4]),
       index(stack[5]);

@@ -8,9 +8,11 @@ namespace sparsekern {
 
 enum LinearKernelId : int64_t { kVector = 0, kUnstructured = 1 };
 
-extern const Isa*
-    current_isa;  // Python sets it at import, from SPARSEKERN_ISA or by detection; tests change it
+// The best that this machine supports, unless Python changes it: for SPARSEKERN_ISA at import, in tests
+// later.
+extern const Isa* current_isa;
 
-void register_linear();  // Python has defined the schema; this adds the CPU implementation
+// Python has defined the schema; this adds the CPU implementation.
+void register_linear();
 
 }  // namespace sparsekern

@@ -44,12 +44,14 @@ struct Isa {
   int64_t fma_loop_flops;                 // of one iteration
 };
 
-// Columns of x that one step of Plan::panels spans.
+// Columns of x that one step of LinearArgs::panels spans.
 constexpr int64_t kPanelColumns = 64;
 
-std::vector<const Isa*> isas();  // compiled in, best first
-const Isa& isa_by_name(
-    const std::string&);  // throws std::invalid_argument: unknown, or this machine lacks it
-const Isa& best_isa();    // the first that this machine supports
+// Compiled in, best first.
+std::vector<const Isa*> isas();
+// Throws std::invalid_argument: unknown, or this machine lacks it.
+const Isa& isa_by_name(const std::string& name);
+// The first that this machine supports.
+const Isa& best_isa();
 
 }  // namespace sparsekern

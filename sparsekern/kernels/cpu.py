@@ -1,5 +1,7 @@
-"""The CPU backend: thin calls into ``sparsekern._core``. Addresses and sizes go in; every check was made
-before."""
+"""The CPU backend: ``sparsekern::cpu_linear``, defined here and implemented in csrc/op_linear.cpp.
+
+The op has no gradient of its own; ``sparsekern::linear`` (ops/linear.py) has.
+"""
 
 from __future__ import annotations
 

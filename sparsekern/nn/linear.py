@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from sparsekern.formats import BlockSparse
-from sparsekern.kernels import KERNELS, Choice, Problem, make_plan, select
+from sparsekern.kernels import KERNELS, Problem, make_plan, select
 from sparsekern.kernels.cost import relative_cost
 from sparsekern.kernels.select import PackedWeight
-from sparsekern.masks import fit_block, masks_of
+from sparsekern.masks import fit_block, masks_of, pool
 from sparsekern.ops import linear_packed
 
 BLOCKS = ((1, 1), (8, 1), (16, 1), (32, 1))
 """Blocks that ``block=None`` and ``swap_`` consider."""
+
+TYPICAL_ROWS = 64  # a layer's kernel is chosen when it is made, before the rows of its inputs are known
 
 
 class SparseLinear(nn.Linear):
@@ -130,8 +132,7 @@ class SparseLinear(nn.Linear):
     @property
     def sparsity(self) -> float:
         """Share of zeros in the dense weight."""
-        total = self.out_features * self.in_features
-        return 1.0 - int(self.matrix.values.count_nonzero()) / total if total else 0.0
+        return share_of_zeros(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., k) to (..., n)."""
@@ -232,27 +233,33 @@ class SparseLinear(nn.Linear):
         self._plan(self.matrix)
 
 
-def problem_of(weight: BlockSparse, m: int = 64) -> Problem:
-    """The Problem that a weight poses, with ``m`` rows of the input."""
-    device = weight.values.device.type
+def problem_of(weight: BlockSparse) -> Problem:
+    """The Problem that a weight poses."""
+    return _problem(weight.values, weight.shape, weight.block, weight.density)
+
+
+def _problem(values: Tensor, shape: tuple[int, int], block: tuple[int, int], density: float) -> Problem:
+    device = values.device.type
     arch = ""
     if device == "cpu":
         from sparsekern.kernels import cpu
 
         arch = cpu.isa()
-    dtype = str(weight.values.dtype).removeprefix("torch.")
-    return Problem("linear", device, arch, dtype, weight.block, m, *weight.shape, weight.density)
-
-
-def choice_for(weight: BlockSparse) -> Choice:
-    """The kernel that a weight would run on, and why not a better one."""
-    return select(problem_of(weight), KERNELS)
+    dtype = str(values.dtype).removeprefix("torch.")
+    return Problem("linear", device, arch, dtype, block, TYPICAL_ROWS, *shape, density)
 
 
 def expected_cost(weight: Tensor, mask: Tensor, block: tuple[int, int]) -> float:
     """Expected time of a (n, k) weight in blocks, over the best dense time (kernels/cost.py)."""
-    matrix = BlockSparse.from_dense(weight, block, mask)
-    return relative_cost(choice_for(matrix).kernel.name, problem_of(matrix))
+    n, k = weight.shape
+    density = float((pool(mask, block) > 0).double().mean())
+    problem = _problem(weight, (n, k), block, density)
+    return relative_cost(select(problem, KERNELS).kernel.name, problem)
+
+
+def share_of_zeros(weight: Tensor) -> float:
+    """Share of a weight's elements that are zero; 0 if it has none."""
+    return 1.0 - int(weight.count_nonzero()) / weight.numel() if weight.numel() else 0.0
 
 
 def fitting_blocks(weight: Tensor) -> list[tuple[int, int]]:

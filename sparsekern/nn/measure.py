@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from sparsekern.bench import DENSE, Timing, hardest, interleave, keep_sparse
 from sparsekern.masks import fit_block
-from sparsekern.nn.linear import SparseLinear, effective_weight, expected_cost, fitting_blocks
+from sparsekern.nn.linear import (
+    SparseLinear,
+    effective_weight,
+    expected_cost,
+    fitting_blocks,
+    share_of_zeros,
+)
 from sparsekern.nn.report import LayerReport
 
 HOPELESS = 2.0  # expected sparse time over best dense time beyond which a candidate is not worth timing
@@ -23,13 +29,12 @@ def measure_linear(
     """Times ``layer`` on ``x`` and decides. Returns the report and, where sparse wins, the layer to put in.
 
     Candidates are ordered by the expected cost; the best few within ``HOPELESS`` of dense are timed. Their
-    outputs are checked
-    first: componentwise within 2 gamma_k Σ|w||x| of the dense one, gamma_k = k u / (1 - k u) with unit
-    roundoff u (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5: two sums in any
-    order differ by no more).
+    outputs are checked first: componentwise within 2 gamma_k Σ|w||x| of the dense one, gamma_k = k u / (1 - k u)
+    with unit roundoff u (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5: two sums in
+    any order differ by no more).
     """
     weight, mask = effective_weight(layer)
-    share = 1.0 - int((mask & (weight != 0)).sum()) / max(weight.numel(), 1)
+    share = share_of_zeros(weight)
     kept = partial(LayerReport, name, "Linear", share, None, None, "kept")
     if weight.numel() == 0 or x.numel() == 0:
         return kept("nothing to compute"), None

@@ -14,7 +14,7 @@ from sparsekern.bench import interleave, ratio
 from sparsekern.formats.block_sparse import INT32_MAX
 from sparsekern.masks import fit_block, mask_
 from sparsekern.nn.eligible import Site, sites
-from sparsekern.nn.linear import SparseLinear, effective_weight
+from sparsekern.nn.linear import SparseLinear, effective_weight, share_of_zeros
 from sparsekern.nn.measure import measure_linear
 from sparsekern.nn.report import LayerReport, SwapReport
 
@@ -80,7 +80,7 @@ def restore_(model: nn.Module) -> int:
     """Puts back every layer that ``swap_`` replaced, the very same objects; returns how many.
 
     Values that were trained meanwhile are written into the layer that comes back. A SparseLinear that was
-    made by hand becomes a plain ``nn.Linear`` with the same weight.
+    made by hand, copied or loaded knows no such layer: it becomes a plain ``nn.Linear`` with the same weight.
     """
     if isinstance(model, SparseLinear):
         raise ValueError(
@@ -167,8 +167,8 @@ def _by_threshold(
     if site.reason is not None:
         return LayerReport(site.name, type(site.layer).__name__, None, None, None, "kept", site.reason), None
     layer = cast(nn.Linear, site.layer)
-    weight, alive = effective_weight(layer)
-    share = 1.0 - int((alive & (weight != 0)).sum()) / max(weight.numel(), 1)
+    weight, _ = effective_weight(layer)
+    share = share_of_zeros(weight)
     if share < threshold:
         reason = f"sparsity {share:.1%} is below the threshold {threshold:.1%}"
     elif block is not None and fit_block(block, weight.shape) != block:

@@ -130,11 +130,15 @@ def test_opcheck_of_the_cpu_op() -> None:
         (0, torch.ones(3, 6), r"x: expected \(\.\.\., 7\) .* shape \(10, 7\), got \(3, 6\)"),
         (0, torch.tensor(1.0), r"x: expected \(\.\.\., 7\) .* got \(\)"),
         (0, torch.ones(3, 7, dtype=torch.float64), "x is torch.float64, the weight torch.float32"),
+        (3, torch.zeros(3, dtype=torch.int64), "crow, col and index: expected contiguous torch.int32"),
+        (4, torch.zeros(1, dtype=torch.int32), "do not belong to values"),
+        (5, torch.zeros(1, dtype=torch.int32), "do not belong to values"),
+        (8, 2, r"kernel: expected 0 \(vector\) or 1 \(unstructured\), got 2"),
         (2, torch.ones(9), r"bias: expected torch.float32 \(10,\), got torch.float32 \(9\)"),
         (2, torch.ones(10, dtype=torch.int64), r"bias: expected .* got dtype number 4"),
     ],
 )
-def test_the_cpu_op_refuses_what_it_would_misread(at: int, wrong: Tensor, words: str) -> None:
+def test_the_cpu_op_refuses_what_it_would_misread(at: int, wrong: object, words: str) -> None:
     arguments = cpu_arguments()
     arguments[at] = wrong
     for _ in range(3):  # and stays whole afterwards
