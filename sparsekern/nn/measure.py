@@ -29,9 +29,9 @@ def measure_linear(
     """Times ``layer`` on ``x`` and decides. Returns the report and, where sparse wins, the layer to put in.
 
     Candidates are ordered by the expected cost; the best few within ``HOPELESS`` of dense are timed. Their
-    outputs are checked first: componentwise within 2 gamma_k Σ|w||x| of the dense one, gamma_k = k u / (1 - k u)
-    with unit roundoff u (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5: two sums in
-    any order differ by no more).
+    outputs are checked first: componentwise within 2 gamma_k Σ|w||x| of the dense one, where
+    gamma_k = k u / (1 - k u) and u is the unit roundoff (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2nd ed., eq. 3.5: two sums in any order differ by no more).
     """
     weight, mask = effective_weight(layer)
     share = share_of_zeros(weight)
