@@ -2,25 +2,43 @@
 
     pytest benchmarks/ --benchmark-only          (SPARSEKERN_BENCH_TINY=1: sizes of a test)
 
-Rivals here are timed one after the other; for ratios with intervals see linear_table.py.
+Rivals here are timed one after the other; for ratios with intervals see `sparsekern bench linear`, which has
+the same rivals.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-from cases import CASES, RIVALS, TINY, Case, check, prepare
 from pytest_benchmark.fixture import BenchmarkFixture
+
+from sparsekern.cli.bench.cases import Case, Truth
+from sparsekern.cli.bench.rivals import RIVALS, prepare
+from sparsekern.cli.threads import torch_threads
+
+TINY = os.environ.get("SPARSEKERN_BENCH_TINY") == "1"
+"""Small enough for a test run; the times mean nothing then."""
+
+FULL_SIZE = (
+    *(
+        Case(m, 1024, 1024, sparsity, block)
+        for sparsity in (0.8, 0.9, 0.95)
+        for block in ((1, 1), (16, 1))
+        for m in (1, 32, 256)
+    ),
+    Case(256, 300, 784, 0.9, (1, 1)),
+    Case(256, 4096, 1024, 0.9, (16, 1)),
+)
+CASES = (Case(5, 48, 40, 0.9, (1, 1)), Case(5, 48, 40, 0.9, (16, 1))) if TINY else FULL_SIZE
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.mark.parametrize("rival", RIVALS)
@@ -28,10 +46,10 @@ def one_thread() -> Iterator[None]:
 def test_linear(benchmark: BenchmarkFixture, case: Case, rival: str) -> None:
     weight, bias, x = case.tensors()
     with torch.inference_mode():
-        call = prepare(rival, case, weight, bias, x)
+        call = prepare(rival, case.block, weight, bias, x)
         if isinstance(call, str):
             pytest.skip(f"{rival}: {call}")
-        benchmark.extra_info["error"] = check(call, weight, bias, x)
+        benchmark.extra_info["error"] = Truth.of(weight, bias, x).check(call(x), x.dtype)
         benchmark.group = str(case)
         benchmark.name = rival
         result = benchmark.pedantic(call, (x,), rounds=5) if TINY else benchmark(call, x)

@@ -1,12 +1,15 @@
 // sparsekern._core: what Python sets up and asks. The products themselves are called by torch's dispatcher
 // (op_linear.cpp).
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/panel_index.h"
 #include "op_linear.h"
 #include "stable_abi.h"
 
@@ -39,6 +42,48 @@ py::tuple isa_names(bool supported_only) {
   return py::tuple(names);
 }
 
+py::tuple linear_kernels() {
+  py::list names;
+  for (const LinearKernel& kernel : best_isa().linear) names.append(kernel.name);
+  return py::tuple(names);
+}
+
+using Indices = py::array_t<int32_t, py::array::c_style>;
+
+py::array_t<int32_t> panel_index(const Indices& crow, const Indices& col, int64_t n, int64_t k, int64_t v) {
+  std::vector<int32_t> words;
+  {
+    py::gil_scoped_release release;
+    words = make_panel_index(crow.data(), col.data(), n, k, v);
+  }
+  return py::array_t<int32_t>(py::ssize_t(words.size()), words.data());
+}
+
+std::string choose_linear(int64_t m, int64_t n, int64_t k, int64_t v) {
+  LinearArgs args{};
+  args.m = m, args.n = n, args.k = k, args.v = v;
+  const int32_t index = 0;  // only asked whether there is one
+  if (v <= kPanelHeight) args.panels = &index;
+  return current_isa->linear[current_isa->choose_linear(args)].name;
+}
+
+double read_gbs(int64_t bytes) {
+  constexpr int64_t kStep = 8 * 64;  // floats
+  const size_t floats = size_t(std::max<int64_t>(kStep, bytes / 4 / kStep * kStep));
+  const std::vector<float> data(floats, 1.0f);
+  const int64_t repeats = std::max<int64_t>(1, (int64_t{4} << 20) / int64_t(floats));
+  double best = 0.0;
+  volatile float keep = 0.0f;
+  py::gil_scoped_release release;
+  for (int i = 0; i < 20; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int64_t j = 0; j < repeats; ++j) keep = keep + current_isa->read_loop(data.data(), floats);
+    const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
+    best = std::max(best, double(floats) * 4 * double(repeats) / took.count());
+  }
+  return best;
+}
+
 double fma_peak_gflops(const std::string& name) {
   const Isa& isa = name.empty() ? *current_isa : isa_by_name(name);
   constexpr int64_t kIterations = 200000;
@@ -61,9 +106,9 @@ PYBIND11_MODULE(_core, m) {
   using namespace sparsekern;
   current_isa = &best_isa();
   m.doc() = "The C++ half of sparsekern: CPU kernels by ISA, on torch's thread pool.";
-  m.attr("PANEL_COLUMNS") = kPanelColumns;
-  m.attr("VECTOR") = int64_t{kVector};
-  m.attr("UNSTRUCTURED") = int64_t{kUnstructured};
+  m.attr("PANEL_HEIGHT") = kPanelHeight;
+  m.attr("CHOOSE_KERNEL") = kChooseKernel;
+  m.attr("LINEAR_KERNELS") = linear_kernels();
   m.attr("TORCH_FUNCTIONS") = torch_functions();
   m.def("use_torch", use_torch, py::arg("addresses"),
         "Takes the addresses of TORCH_FUNCTIONS by name, and adds the CPU implementation of "
@@ -73,6 +118,12 @@ PYBIND11_MODULE(_core, m) {
       "use_isa", [](const std::string& name) { current_isa = &isa_by_name(name); },
       "Changes the ISA for this process.");
   m.def("isas", isa_names, py::arg("supported_only") = true, "Names of the ISAs, best first.");
+  m.def("panel_index", panel_index, py::arg("crow"), py::arg("col"), py::arg("n"), py::arg("k"), py::arg("v"),
+        "The index of the panels kernel over blocks (v, 1), v at most PANEL_HEIGHT.");
+  m.def("choose_linear", choose_linear, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("v"),
+        "The name in LINEAR_KERNELS of the kernel that runs m rows.");
+  m.def("read_gbs", read_gbs, py::arg("bytes"),
+        "Best of 20 runs of reading so many bytes over and over, in GB/s.");
   m.def("fma_peak_gflops", fma_peak_gflops, py::arg("isa") = "",
         "Best of 20 runs of independent FMAs on this thread.");
 }

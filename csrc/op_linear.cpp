@@ -1,10 +1,15 @@
 #include "op_linear.h"
 
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
+#include "cpu/panel_index.h"
 #include "parallel.h"
+#include "tensor.h"
 
 namespace sparsekern {
 
@@ -12,117 +17,109 @@ const Isa* current_isa = nullptr;
 
 namespace {
 
-// A tensor that came as an argument: ours to delete.
-class Tensor {
- public:
-  explicit Tensor(StableValue value) : handle_(reinterpret_cast<TensorHandle>(value)) {}
-  ~Tensor() {
-    if (handle_) torch_api().aoti_torch_delete_tensor_object(handle_);
-  }
-  Tensor(const Tensor&) = delete;
-  Tensor& operator=(const Tensor&) = delete;
+// The dtypes that the op takes: sums are float32 in all of them.
+bool takes(int32_t code) { return code == kFloat32Code || code == kBfloat16Code || code == kFloat16Code; }
 
-  // A Tensor? argument is 0 or the address of a value that libtorch made with new.
-  static StableValue unwrap(StableValue optional) {
-    const std::unique_ptr<StableValue> value(reinterpret_cast<StableValue*>(optional));
-    return value ? *value : 0;
+Dtype dtype_of(const Tensor& tensor) {
+  switch (tensor.dtype_code()) {
+    case kBfloat16Code:
+      return Dtype::kBfloat16;
+    case kFloat16Code:
+      return Dtype::kFloat16;
+    default:
+      return Dtype::kFloat32;
   }
+}
 
-  bool defined() const { return handle_ != nullptr; }
-  template <class T>
-  const T* data() const {
-    void* address = nullptr;
-    if (handle_) check_torch(torch_api().aoti_torch_get_data_ptr(handle_, &address), "get_data_ptr");
-    return static_cast<const T*>(address);
-  }
-  int64_t dim() const {
-    int64_t count = 0;
-    check_torch(torch_api().aoti_torch_get_dim(handle_, &count), "get_dim");
-    return count;
-  }
-  const int64_t* sizes() const {
-    int64_t* sizes = nullptr;
-    check_torch(torch_api().aoti_torch_get_sizes(handle_, &sizes), "get_sizes");
-    return sizes;
-  }
-  const int64_t* strides() const {
-    int64_t* strides = nullptr;
-    check_torch(torch_api().aoti_torch_get_strides(handle_, &strides), "get_strides");
-    return strides;
-  }
-  int32_t dtype_code() const {
-    int32_t code = -1;
-    check_torch(torch_api().aoti_torch_get_dtype(handle_, &code), "get_dtype");
-    return code;
-  }
-  bool is_float32() const { return dtype_code() == torch_api().aoti_torch_dtype_float32(); }
-  bool is_int32() const { return dtype_code() == torch_api().aoti_torch_dtype_int32(); }
-  int64_t numel() const {
-    int64_t count = 1;
-    for (int64_t d = 0; d < dim(); ++d) count *= sizes()[d];
-    return count;
-  }
-  bool contiguous() const {
-    int64_t expected = 1;
-    for (int64_t d = dim() - 1; d >= 0; expected *= sizes()[d--])
-      if (sizes()[d] != 1 && strides()[d] != expected) return numel() == 0;
-    return true;
-  }
-  std::string dtype() const {
-    switch (dtype_code()) {  // c10::ScalarType, part of torch's stable ABI
-      case 5:
-        return "torch.float16";
-      case 6:
-        return "torch.float32";
-      case 7:
-        return "torch.float64";
-      case 15:
-        return "torch.bfloat16";
-      default:
-        return "dtype number " + std::to_string(dtype_code());
+std::unique_ptr<float[]> uninitialized(int64_t count) {
+  return std::unique_ptr<float[]>(new float[size_t(count > 0 ? count : 1)]);
+}
+
+// A contiguous tensor as float32: itself, or a copy.
+struct Floats {
+  const float* data = nullptr;
+  std::unique_ptr<float[]> copy;
+
+  explicit Floats(const Tensor& tensor) {
+    if (!tensor.defined()) return;
+    const Dtype dtype = dtype_of(tensor);
+    if (dtype == Dtype::kFloat32) {
+      data = tensor.data<float>();
+      return;
     }
+    copy = uninitialized(tensor.numel());
+    current_isa->widen(tensor.data<uint16_t>(), dtype, copy.get(), size_t(tensor.numel()));
+    data = copy.get();
   }
-
- private:
-  TensorHandle handle_;
 };
 
-// Rows of x: as they lie if each is contiguous and they are evenly spaced, else copied.
+// Rows of x as float32: as they lie if each is contiguous and they are evenly spaced, else copied.
 struct Rows {
   const float* data;
   int64_t count, stride;
-  std::vector<float> copy;
+  std::unique_ptr<float[]> copy;
 
   Rows(const Tensor& x, int64_t k) : data(x.data<float>()), count(1), stride(k) {
     const int64_t dims = x.dim(), *sizes = x.sizes(), *strides = x.strides();
     for (int64_t d = 0; d + 1 < dims; ++d) count *= sizes[d];
     if (count == 0 || k == 0) return;
-    bool contiguous = k == 1 || strides[dims - 1] == 1;
-    if (dims == 2 && contiguous) {
-      if (count > 1) stride = strides[0];
+    const bool contiguous = k == 1 || strides[dims - 1] == 1;
+    if (dtype_of(x) == Dtype::kFloat32 && contiguous && (dims == 2 || x.contiguous())) {
+      if (dims == 2 && count > 1) stride = strides[0];
       return;
     }
-    int64_t expected = k;
-    for (int64_t d = dims - 2; d >= 0; expected *= sizes[d--])
-      contiguous = contiguous && (sizes[d] == 1 || strides[d] == expected);
-    if (contiguous) return;
-    copy.resize(size_t(count) * k);
-    for (int64_t row = 0; row < count; ++row) {
-      const float* from = data;
-      for (int64_t d = dims - 2, rest = row; d >= 0; rest /= sizes[d--]) from += rest % sizes[d] * strides[d];
-      for (int64_t column = 0; column < k; ++column)
-        copy[row * k + column] = from[column * strides[dims - 1]];
+    copy = uninitialized(count * k);
+    data = copy.get();
+    run_in_pool(count, count * k < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        int64_t from = 0;
+        for (int64_t d = dims - 2, rest = row; d >= 0; rest /= sizes[d--])
+          from += rest % sizes[d] * strides[d];
+        copy_row(x, from, contiguous ? 1 : strides[dims - 1], k, copy.get() + row * k);
+      }
+    });
+  }
+
+  static void copy_row(const Tensor& x, int64_t from, int64_t step, int64_t k, float* to) {
+    const Dtype dtype = dtype_of(x);
+    if (dtype == Dtype::kFloat32) {
+      for (int64_t j = 0; j < k; ++j) to[j] = x.data<float>()[from + j * step];
+    } else if (step == 1) {
+      current_isa->widen(x.data<uint16_t>() + from, dtype, to, size_t(k));
+    } else {
+      std::vector<uint16_t> row(static_cast<size_t>(k));
+      for (int64_t j = 0; j < k; ++j) row[size_t(j)] = x.data<uint16_t>()[from + j * step];
+      current_isa->widen(row.data(), dtype, to, size_t(k));
     }
-    data = copy.data();
   }
 };
 
-std::vector<float> spread(const Tensor& vector) {
-  std::vector<float> numbers(size_t(vector.sizes()[0]));
-  for (size_t i = 0; i < numbers.size(); ++i)
-    numbers[i] = vector.data<float>()[int64_t(i) * vector.strides()[0]];
-  return numbers;
-}
+// Where a kernel writes: into y itself, or for a 16-bit y beside it, to be rounded at the end.
+class Sums {
+ public:
+  Sums(const Tensor& y, LinearArgs& args) : y_(y), rows_(args.m), columns_(args.n) {
+    if (dtype_of(y) == Dtype::kFloat32) {
+      args.y = const_cast<float*>(y.data<float>());
+      return;
+    }
+    beside_ = uninitialized(rows_ * columns_);
+    args.y = beside_.get();
+  }
+
+  void write() const {
+    if (!beside_) return;
+    auto* to = const_cast<uint16_t*>(y_.data<uint16_t>());
+    run_in_pool(rows_, rows_ * columns_ < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
+      current_isa->narrow(beside_.get() + begin * columns_, dtype_of(y_), to + begin * columns_,
+                          size_t((end - begin) * columns_));
+    });
+  }
+
+ private:
+  const Tensor& y_;
+  int64_t rows_, columns_;
+  std::unique_ptr<float[]> beside_;
+};
 
 std::string words_of_shape(const Tensor& tensor) {
   std::string words = "(";
@@ -133,38 +130,39 @@ std::string words_of_shape(const Tensor& tensor) {
 // The words are those of PackedWeight.check in Python.
 void check(const Tensor& x, const Tensor& values, const Tensor& bias, int64_t n, int64_t k) {
   const int64_t dims = x.dim();
-  if (dims > 0 && x.sizes()[dims - 1] == k && x.is_float32() && values.is_float32() &&
-      (!bias.defined() || (bias.dim() == 1 && bias.sizes()[0] == n && bias.is_float32())))
+  const int32_t code = x.dtype_code();
+  if (dims > 0 && x.sizes()[dims - 1] == k && takes(code) && values.dtype_code() == code &&
+      (!bias.defined() || (bias.dim() == 1 && bias.sizes()[0] == n && bias.dtype_code() == code)))
     return;
   const std::string inputs = std::to_string(k), outputs = std::to_string(n);
   if (dims == 0 || x.sizes()[dims - 1] != k)
     throw std::invalid_argument("x: expected (..., " + inputs + ") for a weight of shape (" + outputs + ", " +
                                 inputs + "), got " + words_of_shape(x));
-  if (!x.is_float32() || !values.is_float32())
+  if (!takes(code) || values.dtype_code() != code)
     throw std::invalid_argument("x is " + x.dtype() + ", the weight " + values.dtype() +
-                                "; expected torch.float32");
-  throw std::invalid_argument("bias: expected torch.float32 (" + outputs + ",), got " + bias.dtype() + " " +
-                              words_of_shape(bias));
+                                "; expected one of torch.float32, torch.bfloat16, torch.float16 for both");
+  throw std::invalid_argument("bias: expected " + x.dtype() + " (" + outputs + ",), got " + bias.dtype() +
+                              " " + words_of_shape(bias));
 }
 
 // What a kernel reads without looking: that there is as much of it, and of the kind, as it takes for granted.
 // What the indices say was checked when the weight was made.
 void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& index, int64_t n,
-                  int64_t k, int64_t kernel) {
-  if (kernel != kVector && kernel != kUnstructured)
-    throw std::invalid_argument("kernel: expected 0 (vector) or 1 (unstructured), got " +
-                                std::to_string(kernel));
+                  int64_t k) {
   if (n < 0 || k < 0 || values.dim() != 3 || values.sizes()[1] < 1 || values.sizes()[2] != 1 ||
       !values.contiguous())
     throw std::invalid_argument("values: expected contiguous blocks (nnz, V, 1), got " +
                                 words_of_shape(values));
-  const int64_t v = values.sizes()[1], rows = (n + v - 1) / v;
-  const int64_t panels = kernel == kUnstructured ? ((k + kPanelColumns - 1) / kPanelColumns + 1) * rows : 0;
   for (const Tensor* each : {&crow, &col, &index})
     if (!each->is_int32() || !each->contiguous())
       throw std::invalid_argument("crow, col and index: expected contiguous torch.int32, got " +
                                   each->dtype());
-  if (crow.numel() != rows + 1 || col.numel() != values.sizes()[0] || index.numel() < panels)
+  const int64_t v = values.sizes()[1], words = index.numel();
+  const auto* header = index.data<PanelHeader>();
+  const bool indexed = words >= int64_t(sizeof(PanelHeader) / sizeof(int32_t)) && header->n == n &&
+                       header->k == k && header->v == v && header->blocks == values.sizes()[0] &&
+                       PanelIndex::words_of(*header) == words;
+  if (crow.numel() != (n + v - 1) / v + 1 || col.numel() != values.sizes()[0] || (words != 0 && !indexed))
     throw std::invalid_argument("crow, col and index do not belong to values " + words_of_shape(values) +
                                 " of a weight (" + std::to_string(n) + ", " + std::to_string(k) + ")");
 }
@@ -177,8 +175,7 @@ TensorHandle empty_like_rows(const Tensor& x, int64_t n) {
   TensorHandle y = nullptr;
   const TorchApi& torch = torch_api();
   check_torch(torch.aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
-                                             torch.aoti_torch_dtype_float32(),
-                                             torch.aoti_torch_device_type_cpu(), 0, &y),
+                                             x.dtype_code(), torch.aoti_torch_device_type_cpu(), 0, &y),
               "empty_strided");
   return y;
 }
@@ -202,33 +199,71 @@ void run(const LinearKernel& kernel, LinearArgs& args) {
   });
 }
 
+// The panels kernel multiplies with its own copy of the values. The copy is compared before every product,
+// and others may be using it meanwhile: readers share the lock, who finds it stale mends it alone.
+void run_on_copy(const LinearKernel& kernel, LinearArgs& args, const Tensor& values) {
+  static std::shared_mutex mutex;
+  const PanelIndex index{const_cast<int32_t*>(args.panels)};
+  const bool wide = dtype_of(values) == Dtype::kFloat32;
+  const uint64_t checksum = current_isa->checksum(
+      values.data<char>(), size_t(values.numel()) * (wide ? sizeof(float) : sizeof(uint16_t)));
+  const auto fresh = [&] { return index.header().packed && index.header().checksum == checksum; };
+  {
+    const std::shared_lock<std::shared_mutex> lock(mutex);
+    if (fresh()) return run(kernel, args);
+  }
+  const std::unique_lock<std::shared_mutex> lock(mutex);
+  if (!fresh()) pack_panel_values(index, Floats(values).data, checksum);
+  run(kernel, args);
+}
+
+const LinearKernel& kernel_of(int64_t id, const LinearArgs& args) {
+  if (id == kChooseKernel) return current_isa->linear[current_isa->choose_linear(args)];
+  if (id < 0 || id >= kLinearKernels || !current_isa->linear[id].takes(args))
+    throw std::invalid_argument("kernel: expected -1 (choose) or the number of a kernel that takes blocks (" +
+                                std::to_string(args.v) + ", 1), got " + std::to_string(id));
+  return current_isa->linear[id];
+}
+
 // Arguments in the order of the schema, which is in kernels/cpu.py.
 void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
   const Tensor x(stack[0]), values(stack[1]), bias(Tensor::unwrap(stack[2])), crow(stack[3]), col(stack[4]),
       index(stack[5]);
-  const int64_t n = int64_t(stack[6]), k = int64_t(stack[7]), kernel = int64_t(stack[8]);
+  const int64_t n = int64_t(stack[6]), k = int64_t(stack[7]), id = int64_t(stack[8]), act = int64_t(stack[9]);
   check(x, values, bias, n, k);
-  check_weight(values, crow, col, index, n, k, kernel);
+  check_weight(values, crow, col, index, n, k);
+  if (act < 0 || act > int64_t(Activation::kGelu))
+    throw std::invalid_argument("activation: expected 0 (none), 1 (relu) or 2 (gelu), got " +
+                                std::to_string(act));
   const Rows rows(x, k);
-  const std::vector<float> terms = bias.defined() && !bias.contiguous() ? spread(bias) : std::vector<float>();
-  const TensorHandle y = empty_like_rows(x, n);
-  void* out = nullptr;
-  check_torch(torch_api().aoti_torch_get_data_ptr(y, &out), "get_data_ptr");
   LinearArgs args{rows.data,
                   rows.stride,
-                  values.data<float>(),
+                  nullptr,
                   crow.data<int32_t>(),
                   col.data<int32_t>(),
-                  index.data<int32_t>(),
-                  terms.empty() ? bias.data<float>() : terms.data(),
-                  static_cast<float*>(out),
+                  index.numel() ? index.data<int32_t>() : nullptr,
+                  nullptr,
+                  nullptr,
                   rows.count,
                   n,
                   k,
                   values.sizes()[1],
-                  1};
-  run(kernel == kVector ? current_isa->vector_linear : current_isa->unstructured_linear, args);
-  stack[0] = reinterpret_cast<StableValue>(y);
+                  1,
+                  Activation(act)};
+  const LinearKernel& kernel = kernel_of(id, args);
+  std::optional<Rows> terms;
+  if (bias.defined()) args.bias = terms.emplace(bias, n).data;
+  Tensor y(reinterpret_cast<StableValue>(empty_like_rows(x, n)));
+  Sums sums(y, args);
+  if (kernel.copies) {
+    run_on_copy(kernel, args, values);
+  } else {
+    const Floats weights(values);
+    args.values = weights.data;
+    run(kernel, args);
+  }
+  sums.write();
+  stack[0] = y.release();
 }
 
 }  // namespace

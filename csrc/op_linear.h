@@ -6,7 +6,7 @@
 
 namespace sparsekern {
 
-enum LinearKernelId : int64_t { kVector = 0, kUnstructured = 1 };
+constexpr int64_t kChooseKernel = -1;
 
 // The best that this machine supports, unless Python changes it: for SPARSEKERN_ISA at import, in tests
 // later.

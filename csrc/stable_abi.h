@@ -34,8 +34,6 @@ constexpr uint64_t kAbiVersion = uint64_t{2} << 56 | uint64_t{10}
   X(int32_t, aoti_torch_empty_strided,                                                   \
     (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TensorHandle*)) \
   X(int32_t, aoti_torch_delete_tensor_object, (TensorHandle))                            \
-  X(int32_t, aoti_torch_dtype_int32, ())                                                 \
-  X(int32_t, aoti_torch_dtype_float32, ())                                               \
   X(int32_t, aoti_torch_device_type_cpu, ())
 
 struct TorchApi {

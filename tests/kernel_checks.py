@@ -8,10 +8,25 @@ import truth
 from torch import Tensor
 
 from sparsekern.formats import BlockSparse
-from sparsekern.kernels import KERNELS, Choice, Kernel, make_plan
+from sparsekern.kernels import KERNELS, Choice, Kernel, Problem, cpu, make_plan
 from sparsekern.kernels.select import Backend, PackedWeight
+from sparsekern.kernels.table import BY_NAME
 from sparsekern.nn.linear import problem_of
 from sparsekern.ops import linear
+
+# Every kernel of the C++ half by itself, whatever would be chosen.
+dots, outputs, rows, panels = map(cpu._Linear, ("dots", "outputs", "rows", "panels"))
+
+
+def _variant(name: str, tallest: int) -> Kernel:
+    def refuse(problem: Problem) -> str | None:
+        return BY_NAME["cpu_linear"].refuse(problem) or ("too tall" if problem.block[0] > tallest else None)
+
+    return Kernel(f"cpu_linear:{name}", "linear", f"kernel_checks:{name}", refuse)
+
+
+VARIANTS = (_variant("dots", 1), _variant("outputs", 2**31), _variant("rows", 2**31), _variant("panels", 3))
+ALL = (*VARIANTS, *KERNELS)
 
 
 def make_problem(case: truth.Case, dtype: torch.dtype) -> tuple[BlockSparse, Tensor]:
@@ -22,12 +37,15 @@ def make_problem(case: truth.Case, dtype: torch.dtype) -> tuple[BlockSparse, Ten
 
 
 def kernels_for(weight: BlockSparse) -> list[Kernel]:
-    return [kernel for kernel in KERNELS if kernel.refuse(problem_of(weight)) is None]
+    return [kernel for kernel in ALL if kernel.refuse(problem_of(weight)) is None]
 
 
-def run(backend: Backend, weight: BlockSparse, x: Tensor, bias: Tensor | None) -> Tensor:
+def run(
+    backend: Backend, weight: BlockSparse, x: Tensor, bias: Tensor | None, activation: str | None = None
+) -> Tensor:
     index = backend.pack(weight)
-    return backend.run(x, PackedWeight(weight.values, bias, weight.crow, weight.col, index, *weight.shape))
+    packed = PackedWeight(weight.values, bias, weight.crow, weight.col, index, *weight.shape)
+    return backend.run(x, packed, activation)
 
 
 def check_forward(

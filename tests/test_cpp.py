@@ -10,7 +10,7 @@ import pytest
 
 from sparsekern.kernels import cpu
 
-CASES_OF_ONE_ISA = 7 * 7 * 3 * 2 * 2
+CASES_OF_ONE_ISA = 9 * 7 * 3 * 2 * 4
 ROOT = Path(__file__).parent.parent
 SOURCES = [str(ROOT / "tests/cpp/kernels_selftest.cpp"), *sorted(map(str, (ROOT / "csrc/cpu").glob("*.cpp")))]
 

@@ -6,14 +6,15 @@ from __future__ import annotations
 import pytest
 import torch
 import truth
-from kernel_checks import check_forward, check_gradients, kernels_for, make_problem
+from kernel_checks import ALL, check_forward, check_gradients, kernels_for, make_problem, run
 from torch import Tensor
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import KERNELS, Kernel, Problem
 from sparsekern.kernels.reference import linear as reference
 
-BY_NAME = {kernel.name: kernel for kernel in KERNELS}
+BY_NAME = {kernel.name: kernel for kernel in ALL}
+TABLE = {kernel.name: kernel for kernel in KERNELS}
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -43,7 +44,7 @@ def _problem(case: truth.Case) -> Problem:
 
 
 @pytest.mark.parametrize("case", truth.CASES, ids=str)
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", TABLE)
 def test_gradients(name: str, case: truth.Case) -> None:
     for dtype in (torch.float32, torch.float64):
         weight, _ = make_problem(case, dtype)
@@ -53,7 +54,7 @@ def test_gradients(name: str, case: truth.Case) -> None:
     assert any(k.name == name for k in KERNELS)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", ALL, ids=lambda kernel: kernel.name)
 def test_nothing_beyond_the_edges_is_read(kernel: Kernel, isa: str) -> None:
     """The padding of ragged blocks, and what lies around the rows of x, is NaN: it must not show."""
     for case in (
@@ -74,34 +75,57 @@ def test_nothing_beyond_the_edges_is_read(kernel: Kernel, isa: str) -> None:
 
 
 def check_output(kernel: Kernel, weight: BlockSparse, x: Tensor, dense: Tensor) -> None:
-    from kernel_checks import run
-
     got = run(kernel.backend(), weight, x, None)
-    truth.assert_close(got, truth.linear(x, dense, None), truth.bound(x, dense, None, torch.float32))
+    truth.assert_close(got, truth.linear(x, dense, None), truth.bound(x, dense, None, x.dtype))
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", ALL, ids=lambda kernel: kernel.name)
 @pytest.mark.parametrize("layout", ["transposed", "every other row", "every other column", "broadcast"])
 def test_any_strides(kernel: Kernel, layout: str, isa: str) -> None:
-    weight, dense = make_problem(truth.Case(100, 77, (16, 1), 0.9), torch.float32)
     x = {
         "transposed": torch.randn(77, 19).t(),
         "every other row": torch.randn(38, 77)[::2],
         "every other column": torch.randn(19, 154)[:, ::2],
         "broadcast": torch.randn(1, 77).expand(19, 77),
     }[layout]
-    check_output(kernel, weight, x, dense)
+    for block in ((1, 1), (16, 1)):
+        for dtype in (torch.float32, torch.bfloat16):
+            weight, dense = make_problem(truth.Case(100, 77, block, 0.9), dtype)
+            if kernel in kernels_for(weight):
+                check_output(kernel, weight, x.to(dtype), dense)
 
 
 def test_zero_sizes() -> None:
-    from kernel_checks import run
-
     for n, k, batch in ((5, 7, 0), (5, 0, 3), (0, 7, 3)):
         weight = BlockSparse.from_dense(torch.randn(n, k))
         bias = torch.randn(n)
         for kernel in kernels_for(weight):
             got = run(kernel.backend(), weight, torch.randn(batch, k), bias)
             assert torch.equal(got, bias.expand(batch, n))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_activations_are_torchs(activation: str, isa: str) -> None:
+    for case in (truth.Case(61, 48, (8, 1), 0.8), truth.Case(37, 53, (1, 1), 0.5)):
+        for dtype in (torch.float32, torch.bfloat16):
+            weight, dense = make_problem(case, dtype)
+            for kernel in kernels_for(weight):
+                for batch in (1, 5, 70):
+                    x = torch.randn(batch, case.k).mul(3).to(dtype)
+                    got = run(kernel.backend(), weight, x, None, activation)
+                    linear = truth.linear(x, dense, None)
+                    want = getattr(torch.nn.functional, activation)(linear)
+                    # The fit of csrc/cpu/activation.inc.h is off by 3e-7 |y| at most; slopes stay below 1.2.
+                    limit = 1.2 * truth.bound(x, dense, None, dtype) + 3e-7 * linear.abs()
+                    truth.assert_close(got, want, limit)
+
+
+def test_activations_keep_nan() -> None:
+    weight = BlockSparse.from_dense(torch.eye(3))
+    for kernel in kernels_for(weight):
+        for activation in ("relu", "gelu"):
+            y = run(kernel.backend(), weight, torch.tensor([[float("nan"), 2.0, -1.0]]), None, activation)
+            assert y[0, 0].isnan()
 
 
 def test_nan_in_a_weight_reaches_its_output_and_no_other() -> None:
@@ -111,7 +135,5 @@ def test_nan_in_a_weight_reaches_its_output_and_no_other() -> None:
     for kernel in kernels_for(weight):
         if kernel.backend() is reference:
             continue  # a dense product
-        from kernel_checks import run
-
         got = run(kernel.backend(), weight, torch.randn(9, 30), None)
         assert got[:, 3].isnan().all() and got.isfinite()[:, [i for i in range(20) if i != 3]].all()

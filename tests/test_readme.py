@@ -67,13 +67,15 @@ def test_the_commands_of_the_readme_run(
             "--out",
             str(tmp_path),
         ]
+    if arguments[0] == "bench":
+        arguments = [*arguments, "--shape", "24x32", "--batch", "5", "--budget", "0.001"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     if arguments[0] == "run":
         assert (tmp_path / "report.html").stat().st_size > 10_000
         assert str(tmp_path / "report.html") in shown
     else:
-        assert "reference_linear" in shown
+        assert {"bench": "| 5 x 24 x 32 |", "doctor": "reference_linear"}[arguments[0]] in shown
 
 
 def test_the_make_targets_of_the_docs_exist() -> None:

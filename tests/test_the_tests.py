@@ -33,7 +33,7 @@ class Broken:
     def pack(self, weight: BlockSparse) -> Tensor:
         return reference.pack(weight)
 
-    def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
+    def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
         return self.after(reference.run(*self.breaks(x, weight)))
 
 

@@ -4,8 +4,20 @@
 
 #include "cpu/pack.inc.h"
 
-#include "cpu/linear_vector.inc.h"
+#include "cpu/convert.inc.h"
 
-#include "cpu/linear_unstructured.inc.h"
+#include "cpu/activation.inc.h"
+
+#include "cpu/linear_dots.inc.h"
+
+#include "cpu/linear_outputs.inc.h"
+
+#include "cpu/linear_rows.inc.h"
+
+#include "cpu/linear_panels.inc.h"
+
+#include "cpu/choose_linear.inc.h"
+
+#include "cpu/checksum.inc.h"
 
 #include "cpu/peak.inc.h"

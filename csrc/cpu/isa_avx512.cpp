@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "cpu/kernels.h"
+#include "cpu/panel_index.h"
 #include "cpu/unroll.h"
 
 // GCC 12's own intrinsics trip these two (its bug 105593).
@@ -11,11 +12,11 @@
 #endif
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw"))), \
-                             apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx2,fma,f16c,prfchw,avx512f,avx512vl,avx512dq,avx512bw"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")
+#pragma GCC target("avx2,fma,f16c,prfchw,avx512f,avx512vl,avx512dq,avx512bw")
 #endif
 
 namespace sparsekern {
@@ -25,7 +26,8 @@ namespace {
 struct Zmm {
   using T = __m512;
   using Mask = __mmask16;
-  static constexpr int width = 16, rows = 16, rows_of_pairs = 14, batch_vectors = 4;
+  static constexpr int width = 16, registers = 32, rows = 16, rows_of_pairs = 14;
+  static constexpr int batch_vectors = 6, outputs_at_once = 8;
 
   static T zero() { return _mm512_setzero_ps(); }
   static T broadcast(float a) { return _mm512_set1_ps(a); }
@@ -34,7 +36,29 @@ struct Zmm {
   static T load(const float* p, Mask m) { return _mm512_maskz_loadu_ps(m, p); }
   static void store(float* p, T a) { _mm512_storeu_ps(p, a); }
   static void store(float* p, T a, Mask m) { _mm512_mask_storeu_ps(p, m, a); }
+  static T load_bfloat16(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+  }
+  static T load_float16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void store_bfloat16(uint16_t* p, T a) {
+    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd));
+    const Mask nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    const __m512i all = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(all, 16)));
+  }
+  static void store_float16(uint16_t* p, T a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, 0));
+  }
   static T add(T a, T b) { return _mm512_add_ps(a, b); }
+  static T mul(T a, T b) { return _mm512_mul_ps(a, b); }
+  static T div(T a, T b) { return _mm512_div_ps(a, b); }
+  static T max(T a, T b) { return _mm512_max_ps(a, b); }
+  static T min(T a, T b) { return _mm512_min_ps(a, b); }
   static T fma(T a, T b, T c) { return _mm512_fmadd_ps(a, b, c); }
   static float reduce(T a) { return _mm512_reduce_add_ps(a); }
   static T gather(const float* base, const int32_t* index) {
@@ -79,7 +103,8 @@ struct Zmm {
 struct Ymm {
   using T = __m256;
   using Mask = __mmask8;
-  static constexpr int width = 8, rows = 8, rows_of_pairs = 8, batch_vectors = 4;
+  static constexpr int width = 8, registers = 32, rows = 8, rows_of_pairs = 8;
+  static constexpr int batch_vectors = 1, outputs_at_once = 8;
 
   static T zero() { return _mm256_setzero_ps(); }
   static T broadcast(float a) { return _mm256_set1_ps(a); }
@@ -89,6 +114,10 @@ struct Ymm {
   static void store(float* p, T a) { _mm256_storeu_ps(p, a); }
   static void store(float* p, T a, Mask m) { _mm256_mask_storeu_ps(p, m, a); }
   static T add(T a, T b) { return _mm256_add_ps(a, b); }
+  static T mul(T a, T b) { return _mm256_mul_ps(a, b); }
+  static T div(T a, T b) { return _mm256_div_ps(a, b); }
+  static T max(T a, T b) { return _mm256_max_ps(a, b); }
+  static T min(T a, T b) { return _mm256_min_ps(a, b); }
   static T fma(T a, T b, T c) { return _mm256_fmadd_ps(a, b, c); }
 #include "cpu/ymm.inc.h"
   static T gather(const float* base, const int32_t* index, Mask m) {
@@ -111,7 +140,9 @@ struct ByLanes {
   static void run(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
     half(a) ? Kernel<Ymm>::run(a, begin, end, scratch) : Kernel<Zmm>::run(a, begin, end, scratch);
   }
-  static constexpr LinearKernel kernel() { return {tiles, scratch_floats, run}; }
+  static constexpr LinearKernel kernel() {
+    return {Kernel<Zmm>::kernel().name, false, Kernel<Zmm>::takes, tiles, scratch_floats, run};
+  }
 };
 
 bool supported() {
@@ -124,10 +155,15 @@ bool supported() {
 
 extern const Isa kAvx512 = {"avx512",
                             supported,
-                            ByLanes<VectorLinear, &LinearArgs::v>::kernel(),
-                            ByLanes<UnstructuredLinear, &LinearArgs::m>::kernel(),
+                            {LinearDots<Zmm>::kernel(), ByLanes<LinearOutputs, &LinearArgs::v>::kernel(),
+                             ByLanes<LinearRows, &LinearArgs::m>::kernel(), LinearPanels<Zmm>::kernel()},
+                            choose_linear<Zmm>,
+                            checksum,
+                            widen<Zmm>,
+                            narrow<Zmm>,
                             fma_loop<Zmm>,
-                            2 * Zmm::width * kPeakChains};
+                            2 * Zmm::width * kPeakChains,
+                            read_loop<Zmm>};
 
 }  // namespace sparsekern
 

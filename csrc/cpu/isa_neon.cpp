@@ -1,7 +1,9 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
+#include "cpu/half.h"
 #include "cpu/kernels.h"
+#include "cpu/panel_index.h"
 #include "cpu/unroll.h"
 
 namespace sparsekern {
@@ -11,7 +13,8 @@ namespace {
 struct Neon {
   using T = float32x4_t;
   using Mask = int64_t;
-  static constexpr int width = 4, rows = 4, rows_of_pairs = 4, batch_vectors = 4;
+  static constexpr int width = 4, registers = 32, rows = 4, rows_of_pairs = 4;
+  static constexpr int batch_vectors = 6, outputs_at_once = 8;
 
   static T zero() { return vdupq_n_f32(0.0f); }
   static T broadcast(float a) { return vdupq_n_f32(a); }
@@ -28,7 +31,19 @@ struct Neon {
     vst1q_f32(part, a);
     for (int64_t i = 0; i < m; ++i) p[i] = part[i];
   }
+  static T load_bfloat16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+  static T load_float16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+  static void store_bfloat16(uint16_t* p, T a) {
+    float part[4];
+    vst1q_f32(part, a);
+    for (int i = 0; i < 4; ++i) p[i] = bfloat16_of_float(part[i]);
+  }
+  static void store_float16(uint16_t* p, T a) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a))); }
   static T add(T a, T b) { return vaddq_f32(a, b); }
+  static T mul(T a, T b) { return vmulq_f32(a, b); }
+  static T div(T a, T b) { return vdivq_f32(a, b); }
+  static T max(T a, T b) { return vmaxq_f32(a, b); }
+  static T min(T a, T b) { return vminq_f32(a, b); }
   static T fma(T a, T b, T c) { return vfmaq_f32(c, a, b); }
   static float reduce(T a) { return vaddvq_f32(a); }
   static T gather(const float* base, const int32_t* index) { return gather(base, index, 4); }
@@ -54,10 +69,15 @@ bool supported() { return true; }  // part of the aarch64 baseline
 
 extern const Isa kNeon = {"neon",
                           supported,
-                          VectorLinear<Neon>::kernel(),
-                          UnstructuredLinear<Neon>::kernel(),
+                          {LinearDots<Neon>::kernel(), LinearOutputs<Neon>::kernel(),
+                           LinearRows<Neon>::kernel(), LinearPanels<Neon>::kernel()},
+                          choose_linear<Neon>,
+                          checksum,
+                          widen<Neon>,
+                          narrow<Neon>,
                           fma_loop<Neon>,
-                          2 * Neon::width * kPeakChains};
+                          2 * Neon::width * kPeakChains,
+                          read_loop<Neon>};
 
 }  // namespace sparsekern
 #endif  // __aarch64__

@@ -1,4 +1,6 @@
+#include "cpu/half.h"
 #include "cpu/kernels.h"
+#include "cpu/panel_index.h"
 #include "cpu/unroll.h"
 
 namespace sparsekern {
@@ -11,7 +13,8 @@ struct Scalar {
     float at[4];
   };
   using Mask = int64_t;
-  static constexpr int width = 4, rows = 4, rows_of_pairs = 2, batch_vectors = 4;
+  static constexpr int width = 4, registers = 16, rows = 4, rows_of_pairs = 2;
+  static constexpr int batch_vectors = 6, outputs_at_once = 4;
 
   static T zero() { return {{0.0f, 0.0f, 0.0f, 0.0f}}; }
   static T broadcast(float a) { return {{a, a, a, a}}; }
@@ -26,9 +29,41 @@ struct Scalar {
   static void store(float* p, T a, Mask m) {
     for (int64_t i = 0; i < m; ++i) p[i] = a.at[i];
   }
-  static T add(T a, T b) {
-    for (int i = 0; i < 4; ++i) a.at[i] += b.at[i];
+  static T load_bfloat16(const uint16_t* p) {
+    T a;
+    for (int i = 0; i < 4; ++i) a.at[i] = float_of_bfloat16(p[i]);
     return a;
+  }
+  static T load_float16(const uint16_t* p) {
+    T a;
+    for (int i = 0; i < 4; ++i) a.at[i] = float_of_float16(p[i]);
+    return a;
+  }
+  static void store_bfloat16(uint16_t* p, T a) {
+    for (int i = 0; i < 4; ++i) p[i] = bfloat16_of_float(a.at[i]);
+  }
+  static void store_float16(uint16_t* p, T a) {
+    for (int i = 0; i < 4; ++i) p[i] = float16_of_float(a.at[i]);
+  }
+  template <class Function>
+  static T each(T a, T b, Function function) {
+    for (int i = 0; i < 4; ++i) a.at[i] = function(a.at[i], b.at[i]);
+    return a;
+  }
+  static T add(T a, T b) {
+    return each(a, b, [](float x, float y) { return x + y; });
+  }
+  static T mul(T a, T b) {
+    return each(a, b, [](float x, float y) { return x * y; });
+  }
+  static T div(T a, T b) {
+    return each(a, b, [](float x, float y) { return x / y; });
+  }
+  static T max(T a, T b) {
+    return each(a, b, [](float x, float y) { return x > y ? x : y; });
+  }
+  static T min(T a, T b) {
+    return each(a, b, [](float x, float y) { return x < y ? x : y; });
   }
   static T fma(T a, T b, T c) {
     for (int i = 0; i < 4; ++i) c.at[i] += a.at[i] * b.at[i];
@@ -59,9 +94,14 @@ bool supported() { return true; }
 
 extern const Isa kScalar = {"scalar",
                             supported,
-                            VectorLinear<Scalar>::kernel(),
-                            UnstructuredLinear<Scalar>::kernel(),
+                            {LinearDots<Scalar>::kernel(), LinearOutputs<Scalar>::kernel(),
+                             LinearRows<Scalar>::kernel(), LinearPanels<Scalar>::kernel()},
+                            choose_linear<Scalar>,
+                            checksum,
+                            widen<Scalar>,
+                            narrow<Scalar>,
                             fma_loop<Scalar>,
-                            2 * Scalar::width * kPeakChains};
+                            2 * Scalar::width * kPeakChains,
+                            read_loop<Scalar>};
 
 }  // namespace sparsekern

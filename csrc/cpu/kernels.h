@@ -10,7 +10,10 @@
 
 namespace sparsekern {
 
-// y[m][n] = x[m][k] * W[n][k]^T + bias, W in block-sparse rows with blocks (v, 1):
+enum class Activation : int64_t { kNone, kRelu, kGelu };
+enum class Dtype { kFloat32, kBfloat16, kFloat16 };
+
+// y[m][n] = activation(x[m][k] * W[n][k]^T + bias), W in block-sparse rows with blocks (v, 1):
 // block row b holds nonzero blocks crow[b] .. crow[b + 1], block j stands in column col[j], its v values at
 // values[j * v]. Edges may be ragged: the last block row has n - b * v real outputs, what is stored for the
 // others is never written out.
@@ -20,32 +23,39 @@ struct LinearArgs {
   const float* values;
   const int32_t* crow;
   const int32_t* col;
-  const int32_t* panels;  // unstructured kernel only: see linear_unstructured.inc.h
+  const int32_t* panels;  // what panel_index.h makes, or null: the panels kernel needs it, no other reads it
   const float* bias;      // may be null
   float* y;
   int64_t m, n, k, v;
   int64_t chunks;  // every tile of rows of x is cut into this many tasks, by nonzeros
+  Activation activation;
 
   int64_t block_rows() const { return (n + v - 1) / v; }
 };
 
 struct LinearKernel {
+  const char* name;
+  bool copies;  // reads the copy of the values in `panels` instead of `values`
+  bool (*takes)(const LinearArgs&);
   int64_t (*tiles)(const LinearArgs&);  // tiles of rows of x; does not depend on the number of threads
   size_t (*scratch_floats)(const LinearArgs&);  // scratch of one thread, 64-byte aligned
   void (*run)(const LinearArgs&, int64_t begin, int64_t end, float* scratch);  // tasks: tile * chunks + chunk
 };
 
+constexpr int kLinearKernels = 4;
+
 struct Isa {
   const char* name;
   bool (*supported)();
-  LinearKernel vector_linear;
-  LinearKernel unstructured_linear;
-  float (*fma_loop)(int64_t iterations);  // for measuring the peak
-  int64_t fma_loop_flops;                 // of one iteration
+  LinearKernel linear[kLinearKernels];        // the same kernels in the same order on every ISA
+  int (*choose_linear)(const LinearArgs&);    // index into linear: pure, sees sizes only
+  uint64_t (*checksum)(const void*, size_t);  // of so many bytes
+  void (*widen)(const uint16_t* from, Dtype, float* to, size_t count);
+  void (*narrow)(const float* from, Dtype, uint16_t* to, size_t count);
+  float (*fma_loop)(int64_t iterations);     // for measuring the peak
+  int64_t fma_loop_flops;                    // of one iteration
+  float (*read_loop)(const float*, size_t);  // for measuring bandwidth: reads so many floats
 };
-
-// Columns of x that one step of LinearArgs::panels spans.
-constexpr int64_t kPanelColumns = 64;
 
 // Compiled in, best first.
 std::vector<const Isa*> isas();

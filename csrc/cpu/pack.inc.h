@@ -29,10 +29,10 @@ inline void pack_lanes(const float* x, int64_t x_stride, int64_t rows, int64_t c
   constexpr int W = Vec::width;
   typename Vec::T block[W];
   const int64_t lanes = groups * W;
-  for (int64_t j = 0; j < columns; j += W) {
-    const int64_t wide = columns - j < W ? columns - j : W;
-    const typename Vec::Mask mask = Vec::mask(wide);
-    for (int64_t g = 0; g < groups; ++g) {
+  for (int64_t g = 0; g < groups; ++g)  // rows one group at a time: as many streams as the prefetcher follows
+    for (int64_t j = 0; j < columns; j += W) {
+      const int64_t wide = columns - j < W ? columns - j : W;
+      const typename Vec::Mask mask = Vec::mask(wide);
       const float* from = x + g * W * x_stride + j;
       for (int i = 0; i < W; ++i)
         block[i] = g * W + i >= rows
@@ -41,7 +41,6 @@ inline void pack_lanes(const float* x, int64_t x_stride, int64_t rows, int64_t c
       Vec::transpose(block);
       for (int64_t i = 0; i < wide; ++i) Vec::store(tile + (j + i) * lanes + g * W, block[i]);
     }
-  }
 }
 
 // y[lane][j] = tile[j][lane] for lane < rows, j < columns.

@@ -1,7 +1,8 @@
-// Included inside each ISA's region. A loop of independent FMAs: what the core can do at most.
+// Included inside each ISA's region. What the core can do at most.
 
 constexpr int kPeakChains = 12;
 
+// Independent FMAs.
 template <class Vec>
 float fma_loop(int64_t iterations) {
   typename Vec::T acc[kPeakChains];
@@ -13,5 +14,20 @@ float fma_loop(int64_t iterations) {
   }
   typename Vec::T sum = acc[0];
   for (int i = 1; i < kPeakChains; ++i) sum = Vec::add(sum, acc[i]);
+  return Vec::reduce(sum);
+}
+
+// Independent loads, in rising order; count is a multiple of 8 vectors.
+template <class Vec>
+float read_loop(const float* data, size_t count) {
+  constexpr int kLoads = 8;
+  typename Vec::T acc[kLoads];
+  for (int i = 0; i < kLoads; ++i) acc[i] = Vec::zero();
+  for (size_t at = 0; at + kLoads * Vec::width <= count; at += kLoads * Vec::width) {
+    SPARSEKERN_UNROLL
+    for (int i = 0; i < kLoads; ++i) acc[i] = Vec::add(acc[i], Vec::load(data + at + i * Vec::width));
+  }
+  typename Vec::T sum = acc[0];
+  for (int i = 1; i < kLoads; ++i) sum = Vec::add(sum, acc[i]);
   return Vec::reduce(sum);
 }

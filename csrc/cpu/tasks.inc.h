@@ -22,15 +22,14 @@ inline int64_t chunk_begin(const LinearArgs& a, int64_t chunk) {
   return low;
 }
 
-// Calls body(tile, first block row, last block row) for tasks [begin, end); neighbouring chunks of a tile are
-// joined, so a tile is packed once by each thread that works on it.
-template <class Body>
-inline void for_each_tile(const LinearArgs& a, int64_t begin, int64_t end, Body body) {
+// Calls body(tile, first, last) for tasks [begin, end), where chunk c of a tile is [cut(c), cut(c + 1));
+// neighbouring chunks of a tile are joined, so a tile is packed once by each thread that works on it.
+template <class Cut, class Body>
+inline void for_each_tile(const LinearArgs& a, int64_t begin, int64_t end, Cut cut, Body body) {
   while (begin < end) {
     const int64_t tile = begin / a.chunks;
     const int64_t stop = (tile + 1) * a.chunks < end ? (tile + 1) * a.chunks : end;
-    const int64_t first = chunk_begin(a, begin - tile * a.chunks),
-                  last = chunk_begin(a, stop - tile * a.chunks);
+    const int64_t first = cut(begin - tile * a.chunks), last = cut(stop - tile * a.chunks);
     if (first < last) body(tile, first, last);
     begin = stop;
   }

@@ -134,8 +134,10 @@ def _onednn_refusal(weight: Tensor, x: Tensor) -> str | None:
         return "this torch was built without oneDNN"
     if not all(hasattr(torch.ops.mkldnn, op) for op in ("_reorder_linear_weight", "_linear_pointwise")):
         return f"torch {torch.__version__} has no prepacked oneDNN linear"
-    if weight.dtype not in (torch.float32, torch.bfloat16) or x.dtype != weight.dtype:
-        return f"oneDNN takes float32 or bfloat16, not x {x.dtype} with weight {weight.dtype}"
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.dtype != weight.dtype:
+        return f"oneDNN takes float32, bfloat16 or float16, not x {x.dtype} with weight {weight.dtype}"
+    if weight.dtype is torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        return "oneDNN has no float16 on this CPU"
     if x.numel() == 0 or weight.numel() == 0:
         return f"nothing to compute for x {tuple(x.shape)} and weight {tuple(weight.shape)}"
     return None

@@ -41,7 +41,7 @@ def describe(isa: str | None = None) -> dict[str, object]:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that make the numbers, of those installed."""
     found = {"python": platform.python_version()}
-    for name in ("sparsekern", "torch", "numpy", "triton"):
+    for name in ("sparsekern", "torch", "numpy", "triton", "onnxruntime", "sparseprop"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

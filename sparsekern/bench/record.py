@@ -36,6 +36,8 @@ class Record:
     """Bytes that must be moved at least once."""
     flops: int | None = None
     """Operations on nonzero weights."""
+    limit_us: float | None = None
+    """The least time that the FMA peak and the bandwidth, measured on the spot, allow."""
     error: float | None = None
     """Largest absolute error against float64."""
     refusal: str | None = None

@@ -1,4 +1,4 @@
-"""What a run says: lines, and how far its searches have come, as a bar or a line every few seconds."""
+"""What a command says: lines, and how far it has come, as a bar or a line every few seconds."""
 
 from __future__ import annotations
 
@@ -24,6 +24,42 @@ def say(line: str, stream: TextIO) -> None:
         os.close(nowhere)
 
 
+def _tqdm(title: str, total: int, stream: TextIO) -> Any:
+    """A bar of tqdm; None where `stream` is no terminal, or tqdm not installed."""
+    if not stream.isatty() or find_spec("tqdm") is None:
+        return None
+    from tqdm import tqdm
+
+    form = "{desc} {percentage:3.0f} % |{bar:24}| {elapsed}, {remaining} to go{postfix}"
+    return tqdm(total=total, desc=title, file=stream, leave=False, bar_format=form)
+
+
+class Bar:
+    """How many of `total` things are done, on a terminal; anywhere else it shows nothing."""
+
+    def __init__(self, title: str, total: int, stream: TextIO) -> None:
+        self.bar = _tqdm(title, total, stream)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def say(self, line: str, stream: TextIO) -> None:
+        """Print a line while the bar is out of the way."""
+        if self.bar is not None:
+            self.bar.clear()
+        say(line, stream)
+
+    def step(self) -> None:
+        """One more is done."""
+        if self.bar is not None:
+            self.bar.update()
+            self.bar.refresh()
+
+
 class Progress:
     """Takes the events of searches by name: `runs` trainings of `iterations` steps each, in all of them."""
 
@@ -32,12 +68,7 @@ class Progress:
         self.done_runs: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()
         self.last_line = monotonic()
-        self.bar: Any = None
-        if stream.isatty() and find_spec("tqdm") is not None:
-            from tqdm import tqdm
-
-            form = "{desc} {percentage:3.0f} % |{bar:24}| {elapsed}, {remaining} to go{postfix}"
-            self.bar = tqdm(total=runs * iterations, desc=title, file=stream, leave=False, bar_format=form)
+        self.bar = _tqdm(title, runs * iterations, stream)
 
     def __call__(self, search: str, event: Mapping[str, Any]) -> None:
         if event["event"] == "start":

@@ -17,9 +17,10 @@ from sparsekern.bench import machine
 from sparsekern.bench.report import require_report_extra, write_report
 from sparsekern.cli import STRUCTURES
 from sparsekern.cli.progress import Progress, say
-from sparsekern.cli.prove import Proof, one_thread, prove
+from sparsekern.cli.prove import Proof, prove
 from sparsekern.cli.searches import search_all
 from sparsekern.cli.summary import headline, round_entry, structure_entry, winning_round
+from sparsekern.cli.threads import torch_threads
 from sparsekern.tickets import MATCH_TOLERANCE, RoundResult, Search, SearchConfig, rehearse, task
 
 
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """
     began = perf_counter()
     require_report_extra()
-    with one_thread():
+    with torch_threads(1):
         study = _prepare(options)
         structures = [study.structure(name, searches) for name, searches in study.searches().items()]
         result = {

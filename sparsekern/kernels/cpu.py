@@ -18,12 +18,12 @@ from torch import Tensor
 
 from sparsekern import _core
 from sparsekern.formats import BlockSparse
-from sparsekern.kernels.select import PackedWeight
+from sparsekern.kernels.select import ACTIVATIONS, PackedWeight
 
 _library = torch.library.Library("sparsekern", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "cpu_linear(Tensor x, Tensor values, Tensor? bias, Tensor crow, Tensor col, Tensor index, int n, int k, "
-    "int kernel) -> Tensor"
+    "int kernel, int activation) -> Tensor"
 )
 
 
@@ -50,7 +50,7 @@ if forced := os.environ.get("SPARSEKERN_ISA"):
 
 
 def _fake(x: Tensor, *packed: Any) -> Tensor:
-    return PackedWeight(*packed[:-1]).empty_output(x)
+    return PackedWeight(*packed[:-2]).empty_output(x)
 
 
 torch.library.register_fake("sparsekern::cpu_linear", _fake, lib=_library)
@@ -88,37 +88,33 @@ def fma_peak_gflops(isa: str | None = None) -> float:
     return _core.fma_peak_gflops(isa or "")
 
 
-class _Vector:
-    """Blocks (V, 1): csrc/cpu/linear_vector.inc.h reads the format as it is."""
+def read_gbs(nbytes: int) -> float:
+    """What one thread reads at most from wherever a buffer of ``nbytes`` stays, in GB/s, measured now."""
+    return _core.read_gbs(nbytes)
+
+
+class _Linear:
+    """Blocks (V, 1). Several kernels, one of which runs: ``csrc/cpu/choose_linear.inc.h`` says which for how
+    many rows; ``kernel`` forces one."""
+
+    def __init__(self, kernel: str | None = None) -> None:
+        self.kernel = kernel
+        self._id = _core.CHOOSE_KERNEL if kernel is None else _core.LINEAR_KERNELS.index(kernel)
 
     def pack(self, weight: BlockSparse) -> Tensor:
-        return torch.empty(0, dtype=torch.int32, device=weight.col.device)
+        """For short blocks, what ``csrc/cpu/panel_index.h`` describes; for others nothing."""
+        if weight.block[0] > _core.PANEL_HEIGHT or weight.col.device.type != "cpu":
+            return torch.empty(0, dtype=torch.int32, device=weight.col.device)
+        words = _core.panel_index(weight.crow.numpy(), weight.col.numpy(), *weight.shape, weight.block[0])
+        return torch.from_numpy(words).clone()  # numpy's memory is not aligned to cache lines
 
-    def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
-        y: Tensor = _linear(x, *weight, _core.VECTOR)
+    def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
+        y: Tensor = _linear(x, *weight, self._id, ACTIVATIONS.index(activation))
         return y
 
-
-class _Unstructured:
-    """Single weights: csrc/cpu/linear_unstructured.inc.h also wants to know where rows enter panels of
-    columns."""
-
-    def pack(self, weight: BlockSparse) -> Tensor:
-        """int32 (ceil(k / 64) + 1, block rows): first block of each row at or behind each panel's first
-        column."""
-        rows = weight.crow.numel() - 1
-        panels = -(-weight.shape[1] // _core.PANEL_COLUMNS)
-        place = (weight.col.long() // _core.PANEL_COLUMNS) * rows + weight.block_row()
-        counts = torch.bincount(place, minlength=panels * rows).view(panels, rows)
-        index = torch.empty(panels + 1, rows, dtype=torch.int64, device=weight.col.device)
-        index[0] = weight.crow[:-1]
-        index[1:] = index[0] + counts.cumsum(0)
-        return index.int()
-
-    def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
-        y: Tensor = _linear(x, *weight, _core.UNSTRUCTURED)
-        return y
+    def variant(self, rows: int, weight: PackedWeight) -> str:
+        """The C++ kernel that runs so many rows of x."""
+        return self.kernel or _core.choose_linear(rows, weight.n, weight.k, weight.values.shape[1])
 
 
-vector_linear = _Vector()
-unstructured_linear = _Unstructured()
+linear = _Linear()

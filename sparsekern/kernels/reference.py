@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,10 +15,24 @@ class _Linear:
     def pack(self, weight: BlockSparse) -> Tensor:
         return torch.empty(0, dtype=torch.int32, device=weight.col.device)
 
-    def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
+    def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
         weight.check(x)
         matrix = BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
-        return torch.nn.functional.linear(x, matrix.to_dense(), weight.bias)
+        return activate(torch.nn.functional.linear(x, matrix.to_dense(), weight.bias), activation)
+
+    def variant(self, rows: int, weight: PackedWeight) -> str:
+        return "dense"
+
+
+def activate(y: Tensor, activation: str | None) -> Tensor:
+    """torch's own activation of that name; None leaves ``y`` as it is."""
+    return y if activation is None else _ACTIVATIONS[activation](y)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.nn.functional.relu,
+    "gelu": torch.nn.functional.gelu,
+}
 
 
 linear = _Linear()

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from sparsekern.formats import BlockSparse
 
+ACTIVATIONS = (None, "relu", "gelu")
+"""What a product may apply to its outputs: numbered as csrc/cpu/kernels.h numbers them."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -77,10 +80,15 @@ class Backend(Protocol):
     """What a kernel's ``load`` leads to."""
 
     def pack(self, weight: BlockSparse) -> Tensor:
-        """The kernel's own index over the weight's blocks, int32, possibly empty. Values are not copied."""
+        """The kernel's own index over the weight's blocks, int32, possibly empty. Where it holds a copy of
+        the values, the kernel sees to it that the copy is that of the values it is given."""
 
-    def run(self, x: Tensor, weight: PackedWeight) -> Tensor:
-        """``x`` (..., k) times the weight's transpose, plus bias: (..., n), contiguous."""
+    def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
+        """``x`` (..., k) times the weight's transpose, plus bias, then one of ACTIVATIONS: (..., n),
+        contiguous."""
+
+    def variant(self, rows: int, weight: PackedWeight) -> str:
+        """What runs for so many rows of x, in a word."""
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from sparsekern.kernels.select import Kernel, Problem
 
-# Below this many outputs a block leaves too many lanes idle: see docs/measured.md, "short vector blocks".
-VECTOR_LEAST = 8
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _cpu_float32(problem: Problem) -> str | None:
+def _refuse_cpu(problem: Problem) -> str | None:
     if problem.device != "cpu":
         return f"runs on the CPU, the weight is on {problem.device}"
-    if problem.dtype != "float32":
-        return f"takes float32, got {problem.dtype}"
+    if problem.dtype not in _DTYPES:
+        return f"takes {', '.join(_DTYPES)}, got {problem.dtype}"
     if problem.block[1] != 1:
         return f"takes blocks (V, 1), got {problem.block}: its inputs would not lie side by side"
     return None
-
-
-def _refuse_vector(problem: Problem) -> str | None:
-    reason = _cpu_float32(problem)
-    if reason is None and problem.block[0] < VECTOR_LEAST:
-        return f"wants blocks of at least {VECTOR_LEAST} outputs, got {problem.block}: lanes would idle"
-    return reason
 
 
 def _refuse_nothing(problem: Problem) -> str | None:
@@ -30,8 +22,7 @@ def _refuse_nothing(problem: Problem) -> str | None:
 
 
 KERNELS = (
-    Kernel("cpu_vector_linear", "linear", "sparsekern.kernels.cpu:vector_linear", _refuse_vector),
-    Kernel("cpu_unstructured_linear", "linear", "sparsekern.kernels.cpu:unstructured_linear", _cpu_float32),
+    Kernel("cpu_linear", "linear", "sparsekern.kernels.cpu:linear", _refuse_cpu),
     Kernel("reference_linear", "linear", "sparsekern.kernels.reference:linear", _refuse_nothing),
 )
 

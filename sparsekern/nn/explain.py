@@ -9,6 +9,8 @@ from torch import nn
 from sparsekern.nn.linear import SparseLinear
 from sparsekern.nn.report import as_table
 
+EXPLAINED_ROWS = (1, 16, 128, 1024)
+
 
 @dataclass(frozen=True)
 class ExplainedLayer:
@@ -18,6 +20,7 @@ class ExplainedLayer:
     kernel: str
     block: tuple[int, int]
     density: float
+    by_rows: dict[int, str]
     refusals: tuple[tuple[str, str], ...]
 
 
@@ -34,17 +37,25 @@ class Explanation:
         for layer in self.layers:
             why = "; ".join(f"{kernel}: {reason}" for kernel, reason in layer.refusals)
             block = f"{layer.block[0]}x{layer.block[1]}"
-            rows.append(
-                [layer.name, layer.kernel, block, f"{layer.density:.3f}", why or "the best in the table"]
-            )
-        return as_table(("layer", "kernel", "block", "density", "why not a better one"), rows)
+            runs = ", ".join(f"{variant} at {count}" for count, variant in layer.by_rows.items())
+            density = f"{layer.density:.3f}"
+            rows.append([layer.name, layer.kernel, block, density, runs, why or "the best in the table"])
+        heads = ("layer", "kernel", "block", "density", "what runs, at rows of input", "why not a better one")
+        return as_table(heads, rows)
 
 
 def explain(model: nn.Module) -> Explanation:
     """Which kernel each swapped layer of ``model`` runs, and why those before it in the table refused."""
     return Explanation(
         tuple(
-            ExplainedLayer(name or "(the layer itself)", m.kernel, m.block, m.matrix.density, m.refusals)
+            ExplainedLayer(
+                name or "(the layer itself)",
+                m.kernel,
+                m.block,
+                m.matrix.density,
+                {rows: m.variant(rows) for rows in EXPLAINED_ROWS},
+                m.refusals,
+            )
             for name, m in model.named_modules()
             if isinstance(m, SparseLinear)
         )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import KERNELS, Problem, make_plan, select
 from sparsekern.kernels.cost import relative_cost
-from sparsekern.kernels.select import PackedWeight
+from sparsekern.kernels.select import ACTIVATIONS, PackedWeight
+from sparsekern.kernels.table import BY_NAME
 from sparsekern.masks import fit_block, masks_of, pool
 from sparsekern.ops import linear_packed
 
@@ -35,16 +36,26 @@ class SparseLinear(nn.Linear):
     """
 
     def __init__(
-        self, weight: BlockSparse, bias: Tensor | None = None, *, kept: Tensor | None = None
+        self,
+        weight: BlockSparse,
+        bias: Tensor | None = None,
+        *,
+        kept: Tensor | None = None,
+        activation: str | None = None,
     ) -> None:
         """A layer around ``weight``; ``bias`` (n,). ``kept``, bool like ``weight.values``, marks what may
-        train in blocks that are stored but partly pruned.
+        train in blocks that are stored but partly pruned. ``activation``, None, "relu" or "gelu", is applied
+        to the output by the kernel.
 
         Raises:
-            ValueError: ``bias`` has another shape, dtype or device than the weight wants.
+            ValueError: ``bias`` has another shape, dtype or device than the weight wants, or the activation
+                is unknown.
         """
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {activation!r}")
         nn.Module.__init__(self)  # nn.Linear's would make a dense weight
         self.out_features, self.in_features = weight.shape
+        self.activation = activation
         values = weight.values
         if bias is not None and (
             bias.shape != (self.out_features,) or bias.dtype != values.dtype or bias.device != values.device
@@ -98,7 +109,13 @@ class SparseLinear(nn.Linear):
         return layer.train(linear.training)
 
     def to_dense(self) -> nn.Linear:
-        """A plain ``nn.Linear`` with the same weight and the same bias Parameter."""
+        """A plain ``nn.Linear`` with the same weight and the same bias Parameter.
+
+        Raises:
+            ValueError: this layer has an activation, which a plain one would lose.
+        """
+        if self.activation is not None:
+            raise ValueError(f"a plain nn.Linear has no activation, this layer has {self.activation!r}")
         with torch.device("meta"):
             linear = nn.Linear(self.in_features, self.out_features, bias=False)
         linear.weight = nn.Parameter(self.weight.detach().clone(), self.values.requires_grad)
@@ -151,13 +168,21 @@ class SparseLinear(nn.Linear):
             self.out_features,
             self.in_features,
         )
-        return linear_packed(x, weight, self.kernel)
+        return linear_packed(x, weight, self.kernel, self.activation)
+
+    def variant(self, rows: int) -> str:
+        """What of its kernel runs for so many rows of x, in a word: a kernel may have several for one
+        weight."""
+        weight = PackedWeight(
+            self.values, self.bias, self.crow, self.col, self.index, self.out_features, self.in_features
+        )
+        return BY_NAME[self.kernel].backend().variant(rows, weight)
 
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, block={self.block}, density={self.matrix.density:.3f}, "
-            f"kernel={self.kernel}"
+            f"kernel={self.kernel}" + (f", activation={self.activation}" if self.activation else "")
         )
 
     def reset_parameters(self) -> None:

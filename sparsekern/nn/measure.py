@@ -110,12 +110,14 @@ def _decide(
 
 def agrees(got: Tensor, want: Tensor, x: Tensor, weight: Tensor) -> bool:
     """Whether two products of ``x`` and ``weight`` differ by rounding alone, wherever the dense one is
-    finite."""
+    finite. Sums of 16-bit products are made in float32, by torch as by us, and rounded once."""
     if got.shape != want.shape:
         return False
     k = weight.shape[1]
-    unit = torch.finfo(weight.dtype).eps / 2
+    sums = torch.promote_types(weight.dtype, torch.float32)
+    unit = torch.finfo(sums).eps / 2
     gamma = (k + 1) * unit / (1 - (k + 1) * unit)
     bound = torch.nn.functional.linear(x.abs().double(), weight.abs().double())
-    close = (got.double() - want.double()).abs() <= 2 * gamma * bound + 2 * unit * want.double().abs()
+    rounding = torch.finfo(weight.dtype).eps  # half of it for each
+    close = (got.double() - want.double()).abs() <= 2 * gamma * bound + rounding * want.double().abs()
     return bool((close | ~want.isfinite()).all())  # a NaN of ours is never close

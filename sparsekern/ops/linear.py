@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import Plan
+from sparsekern.kernels.reference import activate
 from sparsekern.kernels.select import PackedWeight
 from sparsekern.kernels.table import BY_NAME
 
@@ -77,14 +78,17 @@ _differentiable = torch.ops.sparsekern.linear.default
 # ---- public functions
 
 
-def linear(x: Tensor, weight: BlockSparse, bias: Tensor | None, plan: Plan) -> Tensor:
-    """``x Wᵀ + bias`` on the kernel of ``plan``.
+def linear(
+    x: Tensor, weight: BlockSparse, bias: Tensor | None, plan: Plan, activation: str | None = None
+) -> Tensor:
+    """``activation(x Wᵀ + bias)`` on the kernel of ``plan``.
 
     Args:
         x: ``(..., k)``, of the weight's dtype; under autocast any floating dtype.
         weight: ``(n, k)``.
         bias: ``(n,)`` or None.
         plan: made from this weight by :func:`sparsekern.kernels.make_plan`.
+        activation: None, "relu" or "gelu"; where no gradient is wanted it is applied by the kernel itself.
 
     Returns:
         ``(..., n)``, contiguous. Under autocast the sum is made in the weight's dtype and returned in
@@ -94,27 +98,27 @@ def linear(x: Tensor, weight: BlockSparse, bias: Tensor | None, plan: Plan) -> T
         ValueError: shapes or dtypes do not fit, with what came and what was expected.
     """
     packed = PackedWeight(weight.values, bias, weight.crow, weight.col, plan.index, *weight.shape)
-    return linear_packed(x, packed, plan.kernel.name)
+    return linear_packed(x, packed, plan.kernel.name, activation)
 
 
-def linear_packed(x: Tensor, weight: PackedWeight, kernel: str) -> Tensor:
+def linear_packed(x: Tensor, weight: PackedWeight, kernel: str, activation: str | None = None) -> Tensor:
     """:func:`linear` for a layer, which holds the tensors of its weight one by one."""
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device) and weight.values.dtype is not torch.float64:
         autocast = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
-            return linear_packed(x.to(weight.values.dtype), weight, kernel).to(autocast)
+            return linear_packed(x.to(weight.values.dtype), weight, kernel, activation).to(autocast)
     if _is_transformed():
         matrix = BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
-        return torch.nn.functional.linear(x, matrix.to_dense(), weight.bias)
+        return activate(torch.nn.functional.linear(x, matrix.to_dense(), weight.bias), activation)
     if torch.is_grad_enabled() and (
         x.requires_grad
         or weight.values.requires_grad
         or (weight.bias is not None and weight.bias.requires_grad)
     ):
         y: Tensor = _differentiable(x, *weight, kernel)
-        return y
-    return BY_NAME[kernel].backend().run(x, weight)
+        return activate(y, activation)
+    return BY_NAME[kernel].backend().run(x, weight, activation)
 
 
 def _is_transformed() -> bool:

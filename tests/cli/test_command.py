@@ -12,7 +12,7 @@ import pytest
 
 from sparsekern import cli
 from sparsekern.cli import doctor, main, progress
-from sparsekern.cli.progress import Progress
+from sparsekern.cli.progress import Bar, Progress
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,29 @@ from sparsekern.cli.progress import Progress
         (["run", "--rounds", "1", "--block", "1000x1000"], "would drop nothing"),
         (["run", "--structure", "16x1", "--rate", "0.95"], "round 4 of 12: layer fc1.weight: dropping 0.95"),
         (["run", "--batch", "1001"], "--batch 1001: fashion-mnist-6k has 1000 test images"),
+        (["bench"], "the following arguments are required: kernel"),
+        (["bench", "conv"], "invalid choice: 'conv'"),
+        (["bench", "linear", "--preset", "slow"], "invalid choice: 'slow'"),
+        (["bench", "linear", "--shape", "768"], "expected a shape such as 3072x768 (outputs x inputs), got"),
+        (
+            ["bench", "linear", "--sparsity", "0.5", "1"],
+            "expected a share of zeros from 0 to below 1, got '1'",
+        ),
+        (
+            ["bench", "linear", "--sparsity", "most"],
+            "expected a share of zeros from 0 to below 1, got 'most'",
+        ),
+        (["bench", "linear", "--budget", "0"], "expected a number of seconds above 0, got '0'"),
+        (["bench", "linear", "--budget", "inf"], "expected a number of seconds above 0, got 'inf'"),
+        (["bench", "linear", "--shape", "12x12"], "block 16x1 does not fit into a weight of 12x12"),
+        (["bench", "linear", "--limit", "3"], "--limit: not expected, as --preset quick reads no files"),
+        (
+            ["bench", "linear", "--data-dir", "x"],
+            "--data-dir: not expected, as --preset quick reads no files",
+        ),
+        (["bench", "linear", "--preset", "dlmc", "--batch", "1"], "--batch: not expected, as --preset dlmc"),
+        (["bench", "linear", "--preset", "dlmc", "--data-dir", "/no/such/folder"], "in /no/such/folder"),
+        (["bench", "linear", "--json", "/no/such/folder/x"], "/no/such/folder/x"),
         ([], "command"),
         (["prune"], "invalid choice: 'prune'"),
     ],
@@ -132,21 +155,18 @@ def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["machine"]["isa"] == cpu.isa() and found["isas"] == list(cpu.isas())
     assert [entry["kernel"] for entry in found["kernels"][::2]] == [kernel.name for kernel in KERNELS]
-    unstructured = {entry["kernel"]: entry for entry in found["kernels"] if entry["block"] == [1, 1]}
-    assert not unstructured["cpu_vector_linear"]["available"] and unstructured["cpu_vector_linear"]["reason"]
-    assert unstructured["cpu_unstructured_linear"] == {
-        "kernel": "cpu_unstructured_linear",
-        "block": [1, 1],
-        "available": True,
-    }
+    assert {"kernel": "cpu_linear", "block": [1, 1], "available": True} in found["kernels"]
     assert found["data"]["fashion-mnist-6k"] == {"available": True}
 
 
 def test_doctor_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SPARSEKERN_DATA", "/no/such/folder")
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "BLOCKS", ((4, 4),))
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    (cpu,) = [line for line in lines if line.startswith("  cpu_linear ")]
+    assert "block (4, 4)   no: takes blocks (V, 1), got (4, 4)" in cpu
     (mnist,) = [line for line in lines if line.split()[0] == "mnist"]
     assert "no: " in mnist and "/no/such/folder" in mnist
     (triton,) = [line for line in lines if line.startswith("triton")]
@@ -183,3 +203,15 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert follow.bar.n == 150  # two searches at once
     follow.close()
     assert "16x1" in stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_is_for_terminals(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, out = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    with Bar("timing", 2, stream) as bar:
+        bar.say("a row", out)
+        bar.step()
+        assert not terminal or bar.bar.n == 1
+    assert out.getvalue() == "a row\n"
+    assert ("timing  50 %" in stream.getvalue()) is terminal

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from sparsekern.cli import main
-from sparsekern.cli.prove import one_thread, prove
+from sparsekern.cli.prove import prove
+from sparsekern.cli.threads import torch_threads
 from sparsekern.masks import sparsity
 from sparsekern.tickets import Ticket
 from sparsekern.zoo import model
@@ -132,11 +133,11 @@ def test_a_swapped_network_that_computes_something_else_is_an_error(monkeypatch:
         prove(model("lenet300"), torch.randn(8, 784), 8)
 
 
-def test_one_thread_gives_the_threads_back() -> None:
+def test_the_threads_are_given_back() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with pytest.raises(ZeroDivisionError), one_thread():
+        with pytest.raises(ZeroDivisionError), torch_threads(1):
             assert torch.get_num_threads() == 1
             raise ZeroDivisionError
         assert torch.get_num_threads() == 2

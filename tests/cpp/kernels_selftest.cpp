@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/panel_index.h"
 
 using namespace sparsekern;
 
@@ -22,27 +23,31 @@ struct Problem {
 
 struct Data {
   std::vector<float> x, values, bias, y;
-  std::vector<int32_t> crow{0}, col, panels;
+  std::vector<int32_t> crow{0}, col;
+  std::unique_ptr<int32_t, decltype(&std::free)> panels{nullptr,
+                                                        std::free};  // aligned, as a tensor's memory is
 
   explicit Data(const Problem& p) : x(p.m * p.k), bias(p.n), y(p.m * p.n) {
     std::mt19937 random(p.m + 31 * p.v);
     std::bernoulli_distribution alive(1 - p.sparsity);
     std::uniform_real_distribution<float> number(-1, 1);
-    const int rows = (p.n + p.v - 1) / p.v, steps = (p.k + kPanelColumns - 1) / kPanelColumns;
-    panels.resize((steps + 1) * rows);
+    const int rows = (p.n + p.v - 1) / p.v;
     for (int row = 0; row < rows; ++row) {
       for (int column = 0; column < p.k; ++column)
         if (alive(random)) col.push_back(column);
-      int at = crow.back();
-      for (int step = 0; step <= steps; ++step) {
-        while (at < int(col.size()) && col[at] < step * kPanelColumns) ++at;
-        panels[step * rows + row] = at;
-      }
       crow.push_back(int(col.size()));
     }
     values.resize(col.size() * p.v);
     for (auto* all : {&x, &values, &bias})
       for (float& each : *all) each = number(random);
+    if (p.v <= kPanelHeight) index(p);
+  }
+
+  void index(const Problem& p) {
+    const std::vector<int32_t> words = make_panel_index(crow.data(), col.data(), p.n, p.k, p.v);
+    panels.reset(static_cast<int32_t*>(std::aligned_alloc(64, words.size() * sizeof(int32_t))));
+    std::copy(words.begin(), words.end(), panels.get());
+    pack_panel_values(PanelIndex{panels.get()}, values.data(), 1);
   }
 };
 
@@ -63,14 +68,24 @@ double error_of(const Problem& p, const Data& d) {
   return worst;
 }
 
-int check(const Isa& isa, const Problem& p, bool vector, int chunks) {
+int check(const Isa& isa, const Problem& p, int kernel_id, int chunks) {
   Data d(p);
-  LinearArgs args{d.x.data(),    p.k,          d.values.data(),
-                  d.crow.data(), d.col.data(), d.panels.data(),
-                  d.bias.data(), d.y.data(),   p.m,
-                  p.n,           p.k,          p.v,
-                  chunks};
-  const LinearKernel& kernel = vector ? isa.vector_linear : isa.unstructured_linear;
+  LinearArgs args{d.x.data(),
+                  p.k,
+                  d.values.data(),
+                  d.crow.data(),
+                  d.col.data(),
+                  d.panels.get(),
+                  d.bias.data(),
+                  d.y.data(),
+                  p.m,
+                  p.n,
+                  p.k,
+                  p.v,
+                  chunks,
+                  Activation::kNone};
+  const LinearKernel& kernel = isa.linear[kernel_id];
+  if (!kernel.takes(args)) return 0;
   const size_t bytes = (kernel.scratch_floats(args) * sizeof(float) + 127) / 64 * 64;
   std::unique_ptr<float, decltype(&std::free)> scratch(static_cast<float*>(std::aligned_alloc(64, bytes)),
                                                        std::free);
@@ -79,7 +94,7 @@ int check(const Isa& isa, const Problem& p, bool vector, int chunks) {
   const double error = error_of(p, d);
   if (error <= 1) return 0;
   std::printf("%s %s m=%d n=%d k=%d v=%d sparsity=%g chunks=%d: %g times the allowed error\n", isa.name,
-              vector ? "vector" : "unstructured", p.m, p.n, p.k, p.v, p.sparsity, chunks, error);
+              kernel.name, p.m, p.n, p.k, p.v, p.sparsity, chunks, error);
   return 1;
 }
 
@@ -89,12 +104,12 @@ int main() {
   int passed = 0, failed = 0;
   for (const Isa* isa : isas()) {
     if (!isa->supported()) continue;
-    for (int v : {1, 3, 8, 16, 24, 32, 70})
+    for (int v : {1, 2, 3, 5, 8, 16, 24, 32, 70})
       for (int m : {1, 2, 4, 5, 9, 17, 70})
         for (double sparsity : {0.0, 0.9, 1.0})
           for (int chunks : {1, 3})
-            for (bool vector : {true, false}) {
-              const int wrong = check(*isa, {m, 75, 130, v, sparsity}, vector, chunks);
+            for (int kernel = 0; kernel < kLinearKernels; ++kernel) {
+              const int wrong = check(*isa, {m, 75, 130, v, sparsity}, kernel, chunks);
               failed += wrong;
               passed += !wrong;
             }

@@ -193,10 +193,13 @@ def test_a_block_that_fits_some_layers_only() -> None:
         sk.swap_(model, threshold=0.5, block=16)  # type: ignore[arg-type]
 
 
-def test_reduced_precision_is_refused_in_words() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_reduced_precision_is_measured_or_refused_in_words(dtype: torch.dtype) -> None:
     for k in (255, 512):
-        report = sk.swap_(nn.Sequential(layer(64, k)).bfloat16(), torch.randn(4, k).bfloat16())
-        assert "no kernel takes it" in report.layers[0].reason and "bfloat16" in report.layers[0].reason
+        report = sk.swap_(nn.Sequential(layer(64, k)).to(dtype), torch.randn(4, k).to(dtype))
+        assert report.layers[0].sparse_us is not None and "differs" not in report.layers[0].reason
+    double = sk.swap_(nn.Sequential(layer(64, 48)).double(), torch.randn(4, 48).double()).layers[0]
+    assert "no kernel takes it" in double.reason and "float64" in double.reason
 
     class Mixed(nn.Module):
         def __init__(self) -> None:

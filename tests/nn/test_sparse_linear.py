@@ -94,10 +94,10 @@ def test_copies_and_moves() -> None:
         copied.values.zero_()
     assert sparse.values.abs().sum() > 0 and torch.equal(copied(x), sparse.bias.expand(5, 48))
     double = copy.deepcopy(sparse).double()
-    assert double.kernel == "reference_linear" and sparse.kernel == "cpu_vector_linear"
+    assert double.kernel == "reference_linear" and sparse.kernel == "cpu_linear"
     close(double(x.double()).float(), sparse(x))
     back = double.float()
-    assert back.kernel == "cpu_vector_linear" and torch.equal(back(x), sparse(x))
+    assert back.kernel == "cpu_linear" and torch.equal(back(x), sparse(x))
 
 
 def test_it_trains_and_the_mask_holds() -> None:
@@ -158,7 +158,7 @@ def test_compile_and_export(block: tuple[int, int] | None) -> None:
 
 def test_repr_says_what_it_is() -> None:
     words = repr(sk.SparseLinear.from_dense(pruned(), (16, 1)))
-    assert "block=(16, 1)" in words and "kernel=cpu_vector_linear" in words and "out_features=48" in words
+    assert "block=(16, 1)" in words and "kernel=cpu_linear" in words and "out_features=48" in words
 
 
 def test_a_bias_of_another_kind_is_refused() -> None:

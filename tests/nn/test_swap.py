@@ -64,8 +64,8 @@ def test_the_report_prints_and_dumps() -> None:
     for words in (
         "layer",
         "sparsity",
-        "16x1",
-        "cpu_vector_linear",
+        "x1",
+        "cpu_linear",
         "swapped",
         "faster than",
         "whole network",
@@ -252,8 +252,9 @@ def test_explain_names_kernels_and_refusals() -> None:
     assert str(sk.explain(model)) == "no layer runs on a sparse kernel"
     sk.swap_(model, threshold=0.8, block=(1, 1))
     explained = sk.explain(model)
-    assert [layer.kernel for layer in explained.layers] == ["cpu_unstructured_linear"] * 2
-    assert "wants blocks of at least 8 outputs" in str(explained)
+    assert [layer.kernel for layer in explained.layers] == ["cpu_linear"] * 2
+    assert explained.layers[0].by_rows == {1: "dots", 16: "rows", 128: "panels", 1024: "panels"}
+    assert "dots at 1, rows at 16" in str(explained)
 
 
 def test_a_swapped_network_can_be_copied_and_saved() -> None:

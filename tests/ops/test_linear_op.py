@@ -113,7 +113,7 @@ def test_no_gradient_no_graph() -> None:
 
 def cpu_arguments(block: tuple[int, int] = (4, 1)) -> list[object]:
     x, weight, bias, plan = problem(torch.float32, block)
-    return [x, weight.values, bias, weight.crow, weight.col, plan.index, *weight.shape, 1]
+    return [x, weight.values, bias, weight.crow, weight.col, plan.index, *weight.shape, -1, 0]
 
 
 def test_opcheck_of_the_cpu_op() -> None:
@@ -133,7 +133,9 @@ def test_opcheck_of_the_cpu_op() -> None:
         (3, torch.zeros(3, dtype=torch.int64), "crow, col and index: expected contiguous torch.int32"),
         (4, torch.zeros(1, dtype=torch.int32), "do not belong to values"),
         (5, torch.zeros(1, dtype=torch.int32), "do not belong to values"),
-        (8, 2, r"kernel: expected 0 \(vector\) or 1 \(unstructured\), got 2"),
+        (8, 4, r"kernel: expected -1 \(choose\) or the number of a kernel .* got 4"),
+        (8, 0, r"kernel: expected -1 \(choose\) or .* takes blocks \(4, 1\), got 0"),
+        (9, 3, r"activation: expected 0 \(none\), 1 \(relu\) or 2 \(gelu\), got 3"),
         (2, torch.ones(9), r"bias: expected torch.float32 \(10,\), got torch.float32 \(9\)"),
         (2, torch.ones(10, dtype=torch.int64), r"bias: expected .* got dtype number 4"),
     ],

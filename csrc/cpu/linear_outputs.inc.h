@@ -74,7 +74,7 @@ inline void segment(const Segment& s) {
 }
 
 template <class Vec, int R>
-void vector_rows(const LinearArgs& a, int64_t row0, int64_t first, int64_t last, const float* packed) {
+void output_rows(const LinearArgs& a, int64_t row0, int64_t first, int64_t last, const float* packed) {
   constexpr int W = Vec::width;
   constexpr bool kPairs = R <= Vec::rows_of_pairs;
   for (int64_t b = first; b < last; ++b) {
@@ -103,9 +103,10 @@ void vector_rows(const LinearArgs& a, int64_t row0, int64_t first, int64_t last,
 }
 
 template <class Vec>
-struct VectorLinear {
+struct LinearOutputs {
   using Rows = void (*)(const LinearArgs&, int64_t, int64_t, int64_t, const float*);
 
+  static bool takes(const LinearArgs&) { return true; }
   static int64_t most_rows(const LinearArgs& a) {
     return a.v >= 2 * Vec::width ? Vec::rows_of_pairs : Vec::rows;
   }
@@ -117,18 +118,21 @@ struct VectorLinear {
     if constexpr (R == 0)
       return nullptr;
     else
-      return r == R ? vector_rows<Vec, R> : rows_of<R - 1>(r);
+      return r == R ? output_rows<Vec, R> : rows_of<R - 1>(r);
   }
 
   static void run(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
     const int64_t count = tiles(a);
-    for_each_tile(a, begin, end, [&](int64_t tile, int64_t first, int64_t last) {
+    const auto cut = [&](int64_t chunk) { return chunk_begin(a, chunk); };
+    for_each_tile(a, begin, end, cut, [&](int64_t tile, int64_t first, int64_t last) {
       const int64_t row0 = tile_begin(a.m, count, tile), rows = tile_begin(a.m, count, tile + 1) - row0;
       const float* x = a.x + row0 * a.x_stride;
       if (rows > 1) pack_group<Vec>(x, a.x_stride, rows, a.k, rows, scratch);
       rows_of<Vec::rows>(rows)(a, row0, first, last, rows > 1 ? scratch : x);
+      const int64_t n0 = first * a.v, n1 = last * a.v < a.n ? last * a.v : a.n;
+      activate_rows<Vec>(a.y + row0 * a.n + n0, a.n, rows, n1 - n0, a.activation);
     });
   }
 
-  static constexpr LinearKernel kernel() { return {tiles, scratch_floats, run}; }
+  static constexpr LinearKernel kernel() { return {"outputs", false, takes, tiles, scratch_floats, run}; }
 };

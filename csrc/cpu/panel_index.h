@@ -1,0 +1,70 @@
+// The index of the panels kernel: a weight's blocks in the order in which that kernel reads them, with a copy
+// of their values in the same order.
+//
+// Block rows are cut into row blocks, columns into panels. A run is what one block row stores in one panel.
+// Within a row block and panel, runs are sorted by length, so that the loop over a run is predicted. The copy
+// is made anew whenever a checksum of the values says that they are others: values may be written by
+// anyone at any time, and no product must be made from what they were.
+//
+// It lives in one int32 buffer, which the tensor `index` of a layer holds: a header, then the parts below.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace sparsekern {
+
+constexpr int64_t kPanelColumns = 128;  // an offset in a panel is a byte; 4 vectors of 16 lanes: 32 KB
+constexpr int64_t kPanelRows = 256;     // block rows of a row block
+constexpr int64_t kPanelHeight = 3;     // outputs of the tallest block that the panels kernel takes
+
+struct PanelHeader {
+  int32_t n, k, v, blocks, runs, packed;  // packed: whether `checksum` says anything
+  uint64_t checksum;                      // of the values that were copied
+  int32_t reserved[8];
+};
+static_assert(sizeof(PanelHeader) == 64, "the parts behind it are aligned");
+
+struct PanelRun {
+  uint16_t row, length;  // block row in its row block; blocks
+};
+
+// Where the parts of an index are. All counts follow from the header.
+struct PanelIndex {
+  int32_t* base;
+
+  PanelHeader& header() const { return *reinterpret_cast<PanelHeader*>(base); }
+  int64_t panels() const { return (int64_t(header().k) + kPanelColumns - 1) / kPanelColumns; }
+  int64_t row_blocks() const { return row_blocks_of(header().n, header().v); }
+  int64_t cells() const { return panels() * row_blocks(); }
+  // First run and first block of every cell (row block, then panel), and the ends.
+  int32_t* first_run() const { return base + sizeof(PanelHeader) / 4; }
+  int32_t* first_block() const { return first_run() + cells() + 1; }
+  int32_t* sources() const {
+    return first_block() + cells() + 1;
+  }  // of each run: its first block in BSR order
+  PanelRun* runs() const { return reinterpret_cast<PanelRun*>(sources() + header().runs); }
+  uint8_t* offsets() const { return reinterpret_cast<uint8_t*>(sources() + 2 * int64_t(header().runs)); }
+  float* values() const { return reinterpret_cast<float*>(base + words() - value_words(header())); }
+  int64_t words() const { return words_of(header()); }
+
+  static int64_t row_blocks_of(int64_t n, int64_t v) {
+    return ((n + v - 1) / v + kPanelRows - 1) / kPanelRows;
+  }
+  static int64_t value_words(const PanelHeader& h) { return (int64_t(h.blocks) * h.v + 15) / 16 * 16; }
+  static int64_t words_of(const PanelHeader& h) {
+    const int64_t cells = (int64_t(h.k) + kPanelColumns - 1) / kPanelColumns * row_blocks_of(h.n, h.v);
+    const int64_t indices = 16 + 2 * (cells + 1) + 2 * int64_t(h.runs) + (int64_t(h.blocks) + 3) / 4;
+    return (indices + 15) / 16 * 16 + value_words(h);
+  }
+};
+
+// Its words; the copy of the values is left for the first product.
+std::vector<int32_t> make_panel_index(const int32_t* crow, const int32_t* col, int64_t n, int64_t k,
+                                      int64_t v);
+
+// Copies the values into the kernel's order; `values` lie as LinearArgs says.
+void pack_panel_values(const PanelIndex& index, const float* values, uint64_t checksum);
+
+}  // namespace sparsekern

@@ -1,0 +1,52 @@
+"""The results of a benchmark as JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsekern.bench.record import Record, append
+from sparsekern.cli.bench.measure import Result
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Appends to the file at `path`, if there is one; `shared` are the fields that all records have."""
+
+    path: Path | None
+    threads: int
+    shared: Mapping[str, Any]
+
+    def write(self, result: Result, **problem: str) -> None:
+        """One line for each rival; `problem` says more about what was computed."""
+        if self.path is None:
+            return
+        about = {"op": "linear", "threads": self.threads, **asdict(result.case), **problem}
+        least = result.limit
+        for rival in (*result.times, *result.refusals):
+            record = Record(
+                problem=about,
+                provider=rival,
+                seed=0,
+                flops=least.flops,
+                bytes=least.nbytes,
+                limit_us=least.time_us,
+                **self.shared,
+                **_measured(result, rival),
+            )
+            append(self.path, record)
+
+
+def _measured(result: Result, rival: str) -> dict[str, Any]:
+    if rival in result.refusals:
+        return {"refusal": result.refusals[rival]}
+    timing, speedup = result.times[rival], result.against(result.best_dense, rival)
+    return {
+        "kernel": result.kernel if rival == "sparsekern" else None,
+        "median_us": timing.median_us,
+        "interval_us": timing.interval_us,
+        "speedup": None if speedup is None else asdict(speedup),
+        "error": result.errors[rival],
+    }
