@@ -1,10 +1,12 @@
 #include "op_linear.h"
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/panel_index.h"
@@ -97,14 +99,11 @@ struct Rows {
 // Where a kernel writes: into y itself, or for a 16-bit y beside it, to be rounded at the end.
 class Sums {
  public:
-  Sums(const Tensor& y, LinearArgs& args) : y_(y), rows_(args.m), columns_(args.n) {
-    if (dtype_of(y) == Dtype::kFloat32) {
-      args.y = const_cast<float*>(y.data<float>());
-      return;
-    }
-    beside_ = uninitialized(rows_ * columns_);
-    args.y = beside_.get();
+  Sums(const Tensor& y, int64_t rows, int64_t columns) : y_(y), rows_(rows), columns_(columns) {
+    if (dtype_of(y) != Dtype::kFloat32) beside_ = uninitialized(rows * columns);
   }
+
+  float* data() const { return beside_ ? beside_.get() : const_cast<float*>(y_.data<float>()); }
 
   void write() const {
     if (!beside_) return;
@@ -128,21 +127,22 @@ std::string words_of_shape(const Tensor& tensor) {
 }
 
 // The words are those of PackedWeight.check in Python.
-void check(const Tensor& x, const Tensor& values, const Tensor& bias, int64_t n, int64_t k) {
+void check(const std::string& name, const Tensor& x, int64_t width, const Tensor& values, int64_t n,
+           int64_t k) {
   const int64_t dims = x.dim();
-  const int32_t code = x.dtype_code();
-  if (dims > 0 && x.sizes()[dims - 1] == k && takes(code) && values.dtype_code() == code &&
-      (!bias.defined() || (bias.dim() == 1 && bias.sizes()[0] == n && bias.dtype_code() == code)))
-    return;
-  const std::string inputs = std::to_string(k), outputs = std::to_string(n);
-  if (dims == 0 || x.sizes()[dims - 1] != k)
-    throw std::invalid_argument("x: expected (..., " + inputs + ") for a weight of shape (" + outputs + ", " +
-                                inputs + "), got " + words_of_shape(x));
-  if (!takes(code) || values.dtype_code() != code)
-    throw std::invalid_argument("x is " + x.dtype() + ", the weight " + values.dtype() +
+  if (dims == 0 || x.sizes()[dims - 1] != width)
+    throw std::invalid_argument(name + ": expected (..., " + std::to_string(width) +
+                                ") for a weight of shape (" + std::to_string(n) + ", " + std::to_string(k) +
+                                "), got " + words_of_shape(x));
+  if (!takes(x.dtype_code()) || values.dtype_code() != x.dtype_code())
+    throw std::invalid_argument(name + " is " + x.dtype() + ", the weight " + values.dtype() +
                                 "; expected one of torch.float32, torch.bfloat16, torch.float16 for both");
-  throw std::invalid_argument("bias: expected " + x.dtype() + " (" + outputs + ",), got " + bias.dtype() +
-                              " " + words_of_shape(bias));
+}
+
+void check_bias(const Tensor& bias, const Tensor& values, int64_t n) {
+  if (bias.dim() == 1 && bias.sizes()[0] == n && bias.dtype_code() == values.dtype_code()) return;
+  throw std::invalid_argument("bias: expected " + values.dtype() + " (" + std::to_string(n) + ",), got " +
+                              bias.dtype() + " " + words_of_shape(bias));
 }
 
 // What a kernel reads without looking: that there is as much of it, and of the kind, as it takes for granted.
@@ -183,14 +183,15 @@ TensorHandle empty_like_rows(const Tensor& x, int64_t n) {
 // Enough tasks that torch's even split of them keeps every thread busy to the end, no more than that: each
 // task packs its tile of x anew.
 int64_t chunks_for(int64_t tiles, int64_t threads) {
+  if (tiles == 0) return 1;
   if (threads == 1 || tiles >= 8 * threads) return 1;
   int64_t chunks = 1;
   while (tiles * chunks % threads != 0) ++chunks;
   return chunks;
 }
 
-void run(const LinearKernel& kernel, LinearArgs& args) {
-  if (args.m == 0 || args.n == 0) return;
+template <class Kernel, class Args>
+void run(const Kernel& kernel, Args& args) {
   const int64_t threads = pool_threads(), tiles = kernel.tiles(args);
   args.chunks = chunks_for(tiles, threads);
   const size_t floats = kernel.scratch_floats(args);
@@ -199,20 +200,25 @@ void run(const LinearKernel& kernel, LinearArgs& args) {
   });
 }
 
-// The panels kernel multiplies with its own copy of the values. The copy is compared before every product,
-// and others may be using it meanwhile: readers share the lock, who finds it stale mends it alone.
-void run_on_copy(const LinearKernel& kernel, LinearArgs& args, const Tensor& values) {
+std::shared_mutex& copies() {
   static std::shared_mutex mutex;
+  return mutex;
+}
+
+// Kernels over panels multiply with their own copy of the values. The copy is compared before every product,
+// and others may be using it meanwhile: readers share the lock, who finds it stale mends it alone.
+template <class Kernel, class Args>
+void run_on_copy(const Kernel& kernel, Args& args, const Tensor& values) {
   const PanelIndex index{const_cast<int32_t*>(args.panels)};
   const bool wide = dtype_of(values) == Dtype::kFloat32;
   const uint64_t checksum = current_isa->checksum(
       values.data<char>(), size_t(values.numel()) * (wide ? sizeof(float) : sizeof(uint16_t)));
   const auto fresh = [&] { return index.header().packed && index.header().checksum == checksum; };
   {
-    const std::shared_lock<std::shared_mutex> lock(mutex);
+    const std::shared_lock<std::shared_mutex> lock(copies());
     if (fresh()) return run(kernel, args);
   }
-  const std::unique_lock<std::shared_mutex> lock(mutex);
+  const std::unique_lock<std::shared_mutex> lock(copies());
   if (!fresh()) pack_panel_values(index, Floats(values).data, checksum);
   run(kernel, args);
 }
@@ -230,7 +236,8 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
   const Tensor x(stack[0]), values(stack[1]), bias(Tensor::unwrap(stack[2])), crow(stack[3]), col(stack[4]),
       index(stack[5]);
   const int64_t n = int64_t(stack[6]), k = int64_t(stack[7]), id = int64_t(stack[8]), act = int64_t(stack[9]);
-  check(x, values, bias, n, k);
+  check("x", x, k, values, n, k);
+  if (bias.defined()) check_bias(bias, values, n);
   check_weight(values, crow, col, index, n, k);
   if (act < 0 || act > int64_t(Activation::kGelu))
     throw std::invalid_argument("activation: expected 0 (none), 1 (relu) or 2 (gelu), got " +
@@ -254,8 +261,11 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
   std::optional<Rows> terms;
   if (bias.defined()) args.bias = terms.emplace(bias, n).data;
   Tensor y(reinterpret_cast<StableValue>(empty_like_rows(x, n)));
-  Sums sums(y, args);
-  if (kernel.copies) {
+  const Sums sums(y, args.m, n);
+  args.y = sums.data();
+  if (args.m == 0 || n == 0) {
+    // nothing to compute
+  } else if (kernel.copies) {
     run_on_copy(kernel, args, values);
   } else {
     const Floats weights(values);
@@ -266,13 +276,70 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
   stack[0] = y.release();
 }
 
+// The gradient of the input, (..., k): arguments are grad (..., n), values, crow, col, index, n, k.
+void cpu_linear_grad_input(StableValue* stack, uint64_t, uint64_t) {
+  const Tensor grad(stack[0]), values(stack[1]), crow(stack[2]), col(stack[3]), index(stack[4]);
+  const int64_t n = int64_t(stack[5]), k = int64_t(stack[6]);
+  check("grad", grad, n, values, n, k);
+  check_weight(values, crow, col, index, n, k);
+  const Rows ups(grad, n);
+  Tensor out(reinterpret_cast<StableValue>(empty_like_rows(grad, k)));
+  const Sums sums(out, ups.count, k);
+  LinearGradArgs args{};
+  args.grad = ups.data, args.grad_stride = ups.stride, args.out = sums.data();
+  args.crow = crow.data<int32_t>(), args.col = col.data<int32_t>();
+  args.m = ups.count, args.n = n, args.k = k, args.v = values.sizes()[1];
+  if (args.m == 0 || k == 0) {
+    // nothing to compute
+  } else if (index.numel()) {
+    args.panels = index.data<int32_t>();
+    run_on_copy(current_isa->grad_input[1], args, values);
+  } else {
+    const Floats weights(values);
+    args.values = weights.data;
+    run(current_isa->grad_input[0], args);
+  }
+  sums.write();
+  stack[0] = out.release();
+}
+
+// The gradient of the values, as they lie: arguments are grad (..., n), x (..., k), values, crow, col, index,
+// n, k. The values themselves are not read.
+void cpu_linear_grad_values(StableValue* stack, uint64_t, uint64_t) {
+  const Tensor grad(stack[0]), x(stack[1]), values(stack[2]), crow(stack[3]), col(stack[4]), index(stack[5]);
+  const int64_t n = int64_t(stack[6]), k = int64_t(stack[7]);
+  check("x", x, k, values, n, k);
+  check("grad", grad, n, values, n, k);
+  check_weight(values, crow, col, index, n, k);
+  const Rows ups(grad, n), rows(x, k);
+  if (ups.count != rows.count)
+    throw std::invalid_argument("grad has " + std::to_string(ups.count) + " rows, x " +
+                                std::to_string(rows.count));
+  Tensor out(reinterpret_cast<StableValue>(empty_like_rows(values, 1)));
+  const Sums sums(out, values.numel(), 1);
+  LinearGradArgs args{};
+  args.grad = ups.data, args.grad_stride = ups.stride, args.x = rows.data, args.x_stride = rows.stride;
+  args.crow = crow.data<int32_t>(), args.col = col.data<int32_t>(), args.out = sums.data();
+  args.m = rows.count, args.n = n, args.k = k, args.v = values.sizes()[1];
+  if (index.numel()) args.panels = index.data<int32_t>();
+  if (args.m == 0) std::fill_n(sums.data(), values.numel(), 0.0f);
+  if (args.m != 0 && values.numel() != 0) run(current_isa->grad_values[args.panels != nullptr], args);
+  sums.write();
+  stack[0] = out.release();
+}
+
 }  // namespace
 
 void register_linear() {
   LibraryHandle library = nullptr;  // lives as long as the process
   check_torch(torch_api().aoti_torch_library_init_impl("sparsekern", "CPU", __FILE__, __LINE__, &library),
               "library_init");
-  check_torch(torch_api().torch_library_impl(library, "cpu_linear", cpu_linear, kAbiVersion), "library_impl");
+  const std::pair<const char*, BoxedFunction> functions[] = {
+      {"cpu_linear", cpu_linear},
+      {"cpu_linear_grad_input", cpu_linear_grad_input},
+      {"cpu_linear_grad_values", cpu_linear_grad_values}};
+  for (const auto& [name, function] : functions)
+    check_torch(torch_api().torch_library_impl(library, name, function, kAbiVersion), "library_impl");
 }
 
 }  // namespace sparsekern

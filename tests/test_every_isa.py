@@ -12,6 +12,7 @@ from kernel_checks import kernels_for, run
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import cpu
+from sparsekern.kernels.select import PackedWeight
 
 
 def in_a_fresh_process(isa: str) -> subprocess.CompletedProcess[str]:
@@ -61,10 +62,26 @@ def test_threads_and_repeats_give_the_same_bits(block: tuple[int, int], isa: str
         for kernel in kernels_for(weight)[:-1]:  # all but the reference
             torch.set_num_threads(1)
             want = run(kernel.backend(), weight, x, None)
-            for threads in (1, 2, 3, 4):
+            for threads in (1, 2, 3, 4, 8):
                 torch.set_num_threads(threads)
                 for _ in range(3):
                     assert torch.equal(run(kernel.backend(), weight, x, None), want)
+
+
+@pytest.mark.parametrize("block", [(1, 1), (3, 1), (16, 1), (5, 1)])
+def test_threads_and_repeats_give_the_same_bits_of_gradients(block: tuple[int, int], isa: str) -> None:
+    dense = torch.randn(203, 300) * (torch.rand(203, 300) < 0.2)
+    weight = BlockSparse.from_dense(dense, block)
+    packed = PackedWeight(weight.values, None, weight.crow, weight.col, cpu.linear.pack(weight), 203, 300)
+    for batch in (1, 100, 260):
+        x, grad = torch.randn(batch, 300), torch.randn(batch, 203)
+        torch.set_num_threads(1)
+        to_x, to_values = cpu.linear.grad_input(grad, packed), cpu.linear.grad_values(grad, x, packed)
+        for threads in (2, 4, 8):
+            torch.set_num_threads(threads)
+            for _ in range(3):
+                assert torch.equal(cpu.linear.grad_input(grad, packed), to_x)
+                assert torch.equal(cpu.linear.grad_values(grad, x, packed), to_values)
 
 
 def test_the_measured_peak_orders_the_isas() -> None:

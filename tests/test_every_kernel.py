@@ -45,11 +45,11 @@ def _problem(case: truth.Case) -> Problem:
 
 @pytest.mark.parametrize("case", truth.CASES, ids=str)
 @pytest.mark.parametrize("name", TABLE)
-def test_gradients(name: str, case: truth.Case) -> None:
-    for dtype in (torch.float32, torch.float64):
+def test_gradients(name: str, case: truth.Case, isa: str) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
         weight, _ = make_problem(case, dtype)
         if BY_NAME[name] in kernels_for(weight):
-            for batch in (1, 17):
+            for batch in (1, 17, 32, 130):
                 check_gradients(BY_NAME[name], case, dtype, batch)
     assert any(k.name == name for k in KERNELS)
 

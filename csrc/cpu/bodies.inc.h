@@ -16,6 +16,10 @@
 
 #include "cpu/linear_panels.inc.h"
 
+#include "cpu/grad_panels.inc.h"
+
+#include "cpu/grad_blocks.inc.h"
+
 #include "cpu/choose_linear.inc.h"
 
 #include "cpu/checksum.inc.h"

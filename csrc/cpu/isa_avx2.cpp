@@ -79,7 +79,9 @@ extern const Isa kAvx2 = {"avx2",
                           narrow<Ymm>,
                           fma_loop<Ymm>,
                           2 * Ymm::width * kPeakChains,
-                          read_loop<Ymm>};
+                          read_loop<Ymm>,
+                          {GradInputBlocks<Ymm>::kernel(), GradPanels<Ymm>::input_kernel()},
+                          {GradValuesBlocks<Ymm>::kernel(), GradPanels<Ymm>::values_kernel()}};
 
 }  // namespace sparsekern
 

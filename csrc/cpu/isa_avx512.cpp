@@ -61,6 +61,13 @@ struct Zmm {
   static T min(T a, T b) { return _mm512_min_ps(a, b); }
   static T fma(T a, T b, T c) { return _mm512_fmadd_ps(a, b, c); }
   static float reduce(T a) { return _mm512_reduce_add_ps(a); }
+  static void reduce4(const T (&a)[4], float* to) {
+    const T low = add(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+    const T high = add(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+    const T all = add(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  }
   static T gather(const float* base, const int32_t* index) {
     return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
   }
@@ -128,21 +135,20 @@ struct Ymm {
 #include "cpu/bodies.inc.h"
 
 // Runs a kernel on half vectors where the lanes' extent (outputs of a block, or rows of x) fits them.
-template <template <class> class Kernel, int64_t LinearArgs::* lanes>
+template <template <class> class Kernel, class Args, int64_t Args::* lanes>
 struct ByLanes {
-  static bool half(const LinearArgs& a) { return a.*lanes <= Ymm::width; }
-  static int64_t tiles(const LinearArgs& a) {
-    return half(a) ? Kernel<Ymm>::tiles(a) : Kernel<Zmm>::tiles(a);
-  }
-  static size_t scratch_floats(const LinearArgs& a) {
+  static bool half(const Args& a) { return a.*lanes <= Ymm::width; }
+  static int64_t tiles(const Args& a) { return half(a) ? Kernel<Ymm>::tiles(a) : Kernel<Zmm>::tiles(a); }
+  static size_t scratch_floats(const Args& a) {
     return half(a) ? Kernel<Ymm>::scratch_floats(a) : Kernel<Zmm>::scratch_floats(a);
   }
-  static void run(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+  static void run(const Args& a, int64_t begin, int64_t end, float* scratch) {
     half(a) ? Kernel<Ymm>::run(a, begin, end, scratch) : Kernel<Zmm>::run(a, begin, end, scratch);
   }
   static constexpr LinearKernel kernel() {
     return {Kernel<Zmm>::kernel().name, false, Kernel<Zmm>::takes, tiles, scratch_floats, run};
   }
+  static constexpr LinearGradKernel grad_kernel() { return {tiles, scratch_floats, run}; }
 };
 
 bool supported() {
@@ -153,17 +159,21 @@ bool supported() {
 
 }  // namespace
 
-extern const Isa kAvx512 = {"avx512",
-                            supported,
-                            {LinearDots<Zmm>::kernel(), ByLanes<LinearOutputs, &LinearArgs::v>::kernel(),
-                             ByLanes<LinearRows, &LinearArgs::m>::kernel(), LinearPanels<Zmm>::kernel()},
-                            choose_linear<Zmm>,
-                            checksum,
-                            widen<Zmm>,
-                            narrow<Zmm>,
-                            fma_loop<Zmm>,
-                            2 * Zmm::width * kPeakChains,
-                            read_loop<Zmm>};
+extern const Isa kAvx512 = {
+    "avx512",
+    supported,
+    {LinearDots<Zmm>::kernel(), ByLanes<LinearOutputs, LinearArgs, &LinearArgs::v>::kernel(),
+     ByLanes<LinearRows, LinearArgs, &LinearArgs::m>::kernel(), LinearPanels<Zmm>::kernel()},
+    choose_linear<Zmm>,
+    checksum,
+    widen<Zmm>,
+    narrow<Zmm>,
+    fma_loop<Zmm>,
+    2 * Zmm::width * kPeakChains,
+    read_loop<Zmm>,
+    {GradInputBlocks<Zmm>::kernel(), GradPanels<Zmm>::input_kernel()},
+    {ByLanes<GradValuesBlocks, LinearGradArgs, &LinearGradArgs::v>::grad_kernel(),
+     GradPanels<Zmm>::values_kernel()}};
 
 }  // namespace sparsekern
 

@@ -46,6 +46,9 @@ struct Neon {
   static T min(T a, T b) { return vminq_f32(a, b); }
   static T fma(T a, T b, T c) { return vfmaq_f32(c, a, b); }
   static float reduce(T a) { return vaddvq_f32(a); }
+  static void reduce4(const T (&a)[4], float* to) {
+    vst1q_f32(to, vpaddq_f32(vpaddq_f32(a[0], a[1]), vpaddq_f32(a[2], a[3])));
+  }
   static T gather(const float* base, const int32_t* index) { return gather(base, index, 4); }
   static T gather(const float* base, const int32_t* index, Mask m) {
     float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -77,7 +80,9 @@ extern const Isa kNeon = {"neon",
                           narrow<Neon>,
                           fma_loop<Neon>,
                           2 * Neon::width * kPeakChains,
-                          read_loop<Neon>};
+                          read_loop<Neon>,
+                          {GradInputBlocks<Neon>::kernel(), GradPanels<Neon>::input_kernel()},
+                          {GradValuesBlocks<Neon>::kernel(), GradPanels<Neon>::values_kernel()}};
 
 }  // namespace sparsekern
 #endif  // __aarch64__

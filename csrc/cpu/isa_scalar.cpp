@@ -70,6 +70,9 @@ struct Scalar {
     return c;
   }
   static float reduce(T a) { return (a.at[0] + a.at[1]) + (a.at[2] + a.at[3]); }
+  static void reduce4(const T (&a)[4], float* to) {
+    for (int i = 0; i < 4; ++i) to[i] = reduce(a[i]);
+  }
   static T gather(const float* base, const int32_t* index) { return gather(base, index, 4); }
   static T gather(const float* base, const int32_t* index, Mask m) {
     T a = zero();
@@ -102,6 +105,8 @@ extern const Isa kScalar = {"scalar",
                             narrow<Scalar>,
                             fma_loop<Scalar>,
                             2 * Scalar::width * kPeakChains,
-                            read_loop<Scalar>};
+                            read_loop<Scalar>,
+                            {GradInputBlocks<Scalar>::kernel(), GradPanels<Scalar>::input_kernel()},
+                            {GradValuesBlocks<Scalar>::kernel(), GradPanels<Scalar>::values_kernel()}};
 
 }  // namespace sparsekern

@@ -44,6 +44,30 @@ struct LinearKernel {
 
 constexpr int kLinearKernels = 4;
 
+// Gradients of y = x W^T: of the input, out[m][k] = grad[m][n] W, or of the stored values, out[j][v] in BSR
+// order. What a ragged block stores beyond n gets zero.
+struct LinearGradArgs {
+  const float* grad;    // of y
+  int64_t grad_stride;  // elements from one row to the next
+  const float* x;       // for the values only
+  int64_t x_stride;
+  const float* values;  // for the input only
+  const int32_t* crow;
+  const int32_t* col;
+  const int32_t* panels;  // as in LinearArgs
+  float* out;
+  int64_t m, n, k, v;
+  int64_t chunks;
+
+  int64_t block_rows() const { return (n + v - 1) / v; }
+};
+
+struct LinearGradKernel {
+  int64_t (*tiles)(const LinearGradArgs&);
+  size_t (*scratch_floats)(const LinearGradArgs&);
+  void (*run)(const LinearGradArgs&, int64_t begin, int64_t end, float* scratch);
+};
+
 struct Isa {
   const char* name;
   bool (*supported)();
@@ -52,9 +76,10 @@ struct Isa {
   uint64_t (*checksum)(const void*, size_t);  // of so many bytes
   void (*widen)(const uint16_t* from, Dtype, float* to, size_t count);
   void (*narrow)(const float* from, Dtype, uint16_t* to, size_t count);
-  float (*fma_loop)(int64_t iterations);     // for measuring the peak
-  int64_t fma_loop_flops;                    // of one iteration
-  float (*read_loop)(const float*, size_t);  // for measuring bandwidth: reads so many floats
+  float (*fma_loop)(int64_t iterations);           // for measuring the peak
+  int64_t fma_loop_flops;                          // of one iteration
+  float (*read_loop)(const float*, size_t);        // for measuring bandwidth: reads so many floats
+  LinearGradKernel grad_input[2], grad_values[2];  // for blocks, and where there is an index of panels
 };
 
 // Compiled in, best first.

@@ -6,7 +6,8 @@ inline int64_t tile_begin(int64_t m, int64_t tiles, int64_t tile) { return m * t
 
 // First block row of a chunk: chunks hold equal shares of (nonzero blocks + rows), so that empty rows cost
 // too.
-inline int64_t chunk_begin(const LinearArgs& a, int64_t chunk) {
+template <class Args>
+inline int64_t chunk_begin(const Args& a, int64_t chunk) {
   const int64_t rows = a.block_rows();
   if (chunk <= 0) return 0;
   if (chunk >= a.chunks) return rows;
@@ -24,8 +25,8 @@ inline int64_t chunk_begin(const LinearArgs& a, int64_t chunk) {
 
 // Calls body(tile, first, last) for tasks [begin, end), where chunk c of a tile is [cut(c), cut(c + 1));
 // neighbouring chunks of a tile are joined, so a tile is packed once by each thread that works on it.
-template <class Cut, class Body>
-inline void for_each_tile(const LinearArgs& a, int64_t begin, int64_t end, Cut cut, Body body) {
+template <class Args, class Cut, class Body>
+inline void for_each_tile(const Args& a, int64_t begin, int64_t end, Cut cut, Body body) {
   while (begin < end) {
     const int64_t tile = begin / a.chunks;
     const int64_t stop = (tile + 1) * a.chunks < end ? (tile + 1) * a.chunks : end;

@@ -25,6 +25,14 @@ _library.define(  # type: ignore[no-untyped-call]
     "cpu_linear(Tensor x, Tensor values, Tensor? bias, Tensor crow, Tensor col, Tensor index, int n, int k, "
     "int kernel, int activation) -> Tensor"
 )
+_library.define(  # type: ignore[no-untyped-call]
+    "cpu_linear_grad_input(Tensor grad, Tensor values, Tensor crow, Tensor col, Tensor index, int n, int k) "
+    "-> Tensor"
+)
+_library.define(  # type: ignore[no-untyped-call]
+    "cpu_linear_grad_values(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor index, "
+    "int n, int k) -> Tensor"
+)
 
 
 def _use_torch() -> None:
@@ -53,9 +61,21 @@ def _fake(x: Tensor, *packed: Any) -> Tensor:
     return PackedWeight(*packed[:-2]).empty_output(x)
 
 
+def _fake_grad_input(grad: Tensor, *packed: Any) -> Tensor:
+    return grad.new_empty((*grad.shape[:-1], packed[-1]))
+
+
+def _fake_grad_values(grad: Tensor, x: Tensor, values: Tensor, *packed: Any) -> Tensor:
+    return torch.empty_like(values)
+
+
 torch.library.register_fake("sparsekern::cpu_linear", _fake, lib=_library)
+torch.library.register_fake("sparsekern::cpu_linear_grad_input", _fake_grad_input, lib=_library)
+torch.library.register_fake("sparsekern::cpu_linear_grad_values", _fake_grad_values, lib=_library)
 
 _linear = torch.ops.sparsekern.cpu_linear.default
+_grad_input = torch.ops.sparsekern.cpu_linear_grad_input.default
+_grad_values = torch.ops.sparsekern.cpu_linear_grad_values.default
 
 
 def isa() -> str:
@@ -111,6 +131,18 @@ class _Linear:
     def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
         y: Tensor = _linear(x, *weight, self._id, ACTIVATIONS.index(activation))
         return y
+
+    def grad_input(self, grad: Tensor, weight: PackedWeight) -> Tensor:
+        """The gradient (..., k) of x, from that of the output (..., n)."""
+        values, _, crow, col, index, n, k = weight
+        to_x: Tensor = _grad_input(grad, values, crow, col, index, n, k)
+        return to_x
+
+    def grad_values(self, grad: Tensor, x: Tensor, weight: PackedWeight) -> Tensor:
+        """The gradient of ``weight.values``, (nnz, V, 1); nothing else of the weight's is computed."""
+        values, _, crow, col, index, n, k = weight
+        to_values: Tensor = _grad_values(grad, x, values, crow, col, index, n, k)
+        return to_values
 
     def variant(self, rows: int, weight: PackedWeight) -> str:
         """The C++ kernel that runs so many rows of x."""

@@ -15,13 +15,28 @@ class _Linear:
     def pack(self, weight: BlockSparse) -> Tensor:
         return torch.empty(0, dtype=torch.int32, device=weight.col.device)
 
+    @staticmethod
+    def _matrix(weight: PackedWeight) -> BlockSparse:
+        return BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
+
     def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
         weight.check(x)
-        matrix = BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
-        return activate(torch.nn.functional.linear(x, matrix.to_dense(), weight.bias), activation)
+        dense = self._matrix(weight).to_dense()
+        return activate(torch.nn.functional.linear(x, dense, weight.bias), activation)
+
+    def grad_input(self, grad: Tensor, weight: PackedWeight) -> Tensor:
+        return grad @ self._matrix(weight).to_dense()
+
+    def grad_values(self, grad: Tensor, x: Tensor, weight: PackedWeight) -> Tensor:
+        return self._matrix(weight).sample(rows_of(grad).t() @ rows_of(x))
 
     def variant(self, rows: int, weight: PackedWeight) -> str:
         return "dense"
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """``(..., k)`` to ``(m, k)``, whatever of it is zero."""
+    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
 
 
 def activate(y: Tensor, activation: str | None) -> Tensor:

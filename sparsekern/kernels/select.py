@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
+import torch
 from torch import Tensor
 
 from sparsekern.formats import BlockSparse
@@ -87,6 +88,12 @@ class Backend(Protocol):
         """``x`` (..., k) times the weight's transpose, plus bias, then one of ACTIVATIONS: (..., n),
         contiguous."""
 
+    def grad_input(self, grad: Tensor, weight: PackedWeight) -> Tensor:
+        """The gradient (..., k) of ``x``, from that of the output, (..., n)."""
+
+    def grad_values(self, grad: Tensor, x: Tensor, weight: PackedWeight) -> Tensor:
+        """The gradient of ``weight.values``, of its shape."""
+
     def variant(self, rows: int, weight: PackedWeight) -> str:
         """What runs for so many rows of x, in a word."""
 
@@ -155,4 +162,5 @@ class Plan:
 
 def make_plan(weight: BlockSparse, choice: Choice) -> Plan:
     """Packs ``weight`` for the chosen kernel."""
-    return Plan(choice.kernel, choice.kernel.backend().pack(weight), choice.refusals)
+    with torch.inference_mode(False):  # autograd saves the index, and refuses tensors of that mode
+        return Plan(choice.kernel, choice.kernel.backend().pack(weight), choice.refusals)

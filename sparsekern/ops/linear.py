@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import Plan
-from sparsekern.kernels.reference import activate
+from sparsekern.kernels.reference import activate, rows_of
 from sparsekern.kernels.select import PackedWeight
 from sparsekern.kernels.table import BY_NAME
 
@@ -45,30 +45,23 @@ _library.impl("linear", _forward, "CompositeExplicitAutograd")  # type: ignore[n
 torch.library.register_fake("sparsekern::linear", _fake, lib=_library)
 
 
-# ---- backward: plain dense products; only stored positions of the weight get a gradient
+# ---- backward: the backend's own; only stored positions of the weight get a gradient
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, *packed, _ = inputs
-    weight = PackedWeight(*packed)
-    ctx.save_for_backward(x, weight.values, weight.crow, weight.col)
-    ctx.shape, ctx.has_bias = (weight.n, weight.k), weight.bias is not None
+    x, values, bias, crow, col, index, *ctx.shape, ctx.kernel = inputs
+    ctx.save_for_backward(x, values, crow, col, index)
+    ctx.has_bias = bias is not None
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, values, crow, col = ctx.saved_tensors
-    n, k = ctx.shape
-    weight = BlockSparse.trusted((n, k), crow, col, values)
-    rows = _rows(grad)
-    to_x = grad @ weight.to_dense() if ctx.needs_input_grad[0] else None
-    to_values = weight.sample(rows.t() @ _rows(x)) if ctx.needs_input_grad[1] else None
-    to_bias = rows.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
+    x, values, crow, col, index = ctx.saved_tensors
+    weight = PackedWeight(values, None, crow, col, index, *ctx.shape)
+    backend = BY_NAME[ctx.kernel].backend()
+    to_x = backend.grad_input(grad, weight) if ctx.needs_input_grad[0] else None
+    to_values = backend.grad_values(grad, x, weight) if ctx.needs_input_grad[1] else None
+    to_bias = rows_of(grad).sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
     return to_x, to_values, to_bias, None, None, None, None, None, None
-
-
-def _rows(x: Tensor) -> Tensor:
-    """``(..., k)`` to ``(m, k)``, whatever of it is zero."""
-    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
 
 
 torch.library.register_autograd("sparsekern::linear", _backward, setup_context=_save, lib=_library)

@@ -124,6 +124,19 @@ def test_opcheck_of_the_cpu_op() -> None:
     torch.library.opcheck(op, tuple(without_bias))
 
 
+def test_opcheck_of_the_gradients() -> None:
+    for block in ((1, 1), (4, 1)):
+        x, weight, _, plan = problem(torch.float32, block)
+        parts = (weight.values, weight.crow, weight.col, plan.index, *weight.shape)
+        grad = torch.randn(3, 10)
+        torch.library.opcheck(torch.ops.sparsekern.cpu_linear_grad_input.default, (grad, *parts))
+        torch.library.opcheck(torch.ops.sparsekern.cpu_linear_grad_values.default, (grad, x, *parts))
+        with pytest.raises(ValueError, match=r"grad: expected \(\.\.\., 10\) .* got \(3, 9\)"):
+            torch.ops.sparsekern.cpu_linear_grad_input(grad[:, :9], *parts)
+        with pytest.raises(ValueError, match="grad has 2 rows, x 3"):
+            torch.ops.sparsekern.cpu_linear_grad_values(grad[:2], x, *parts)
+
+
 @pytest.mark.parametrize(
     ("at", "wrong", "words"),
     [
