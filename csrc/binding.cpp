@@ -11,6 +11,7 @@
 #include "cpu/kernels.h"
 #include "cpu/panel_index.h"
 #include "op_linear.h"
+#include "op_words.h"
 #include "stable_abi.h"
 
 namespace py = pybind11;
@@ -33,6 +34,7 @@ void use_torch(const py::dict& addresses) {
   SPARSEKERN_TORCH_FUNCTIONS(SPARSEKERN_TAKE)
 #undef SPARSEKERN_TAKE
   register_linear();
+  register_words();
 }
 
 py::tuple isa_names(bool supported_only) {
@@ -45,6 +47,12 @@ py::tuple isa_names(bool supported_only) {
 py::tuple linear_kernels() {
   py::list names;
   for (const LinearKernel& kernel : best_isa().linear) names.append(kernel.name);
+  return py::tuple(names);
+}
+
+py::tuple pair_kernel_names() {
+  py::list names;
+  for (const WordKernel* kernel : usable(pair_kernels())) names.append(kernel->name);
   return py::tuple(names);
 }
 
@@ -111,8 +119,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("LINEAR_KERNELS") = linear_kernels();
   m.attr("TORCH_FUNCTIONS") = torch_functions();
   m.def("use_torch", use_torch, py::arg("addresses"),
-        "Takes the addresses of TORCH_FUNCTIONS by name, and adds the CPU implementation of "
-        "sparsekern::cpu_linear.");
+        "Takes the addresses of TORCH_FUNCTIONS by name, and adds the CPU implementations of the ops.");
   m.def("isa", [] { return std::string(current_isa->name); }, "The ISA in use; SPARSEKERN_ISA forces one.");
   m.def(
       "use_isa", [](const std::string& name) { current_isa = &isa_by_name(name); },
@@ -122,6 +129,11 @@ PYBIND11_MODULE(_core, m) {
         "The index of the panels kernel over blocks (v, 1), v at most PANEL_HEIGHT.");
   m.def("choose_linear", choose_linear, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("v"),
         "The name in LINEAR_KERNELS of the kernel that runs m rows.");
+  m.def("pair_kernels", pair_kernel_names,
+        "Names of the kernels for bfloat16 pairs that this machine and the ISA in use allow, best first.");
+  m.def(
+      "choose_pairs", [](int64_t rows) { return choose_word_kernel(usable(pair_kernels()), rows).name; },
+      py::arg("m"), "The name in pair_kernels() of the kernel that runs m rows.");
   m.def("read_gbs", read_gbs, py::arg("bytes"),
         "Best of 20 runs of reading so many bytes over and over, in GB/s.");
   m.def("fma_peak_gflops", fma_peak_gflops, py::arg("isa") = "",

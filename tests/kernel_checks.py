@@ -8,7 +8,7 @@ import truth
 from torch import Tensor
 
 from sparsekern.formats import BlockSparse
-from sparsekern.kernels import KERNELS, Choice, Kernel, Problem, cpu, make_plan
+from sparsekern.kernels import KERNELS, Choice, Kernel, Problem, cpu, cpu_pairs, make_plan
 from sparsekern.kernels.select import Backend, PackedWeight
 from sparsekern.kernels.table import BY_NAME
 from sparsekern.nn.linear import problem_of
@@ -16,6 +16,7 @@ from sparsekern.ops import linear
 
 # Every kernel of the C++ half by itself, whatever would be chosen.
 dots, outputs, rows, panels = map(cpu._Linear, ("dots", "outputs", "rows", "panels"))
+amx_bf16, avx512_bf16 = map(cpu_pairs._Linear, ("amx_bf16", "avx512_bf16"))
 
 
 def _variant(name: str, tallest: int) -> Kernel:
@@ -25,7 +26,22 @@ def _variant(name: str, tallest: int) -> Kernel:
     return Kernel(f"cpu_linear:{name}", "linear", f"kernel_checks:{name}", refuse)
 
 
-VARIANTS = (_variant("dots", 1), _variant("outputs", 2**31), _variant("rows", 2**31), _variant("panels", 3))
+def _pairs(feature: str) -> Kernel:
+    def refuse(problem: Problem) -> str | None:
+        lacks = None if feature in problem.features else f"this CPU lacks {feature}"
+        return BY_NAME["cpu_linear_pairs"].refuse(problem) or lacks
+
+    return Kernel(f"cpu_linear_pairs:{feature}", "linear", f"kernel_checks:{feature}", refuse)
+
+
+VARIANTS = (
+    _variant("dots", 1),
+    _variant("outputs", 2**31),
+    _variant("rows", 2**31),
+    _variant("panels", 3),
+    _pairs("amx_bf16"),
+    _pairs("avx512_bf16"),
+)
 ALL = (*VARIANTS, *KERNELS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,24 +12,33 @@ import pytest
 from sparsekern.kernels import cpu
 
 CASES_OF_ONE_ISA = 9 * 7 * 3 * 2 * 4
+CASES_OF_PAIRS = 3 * 3 * 8 * 3 * 2
 ROOT = Path(__file__).parent.parent
-SOURCES = [str(ROOT / "tests/cpp/kernels_selftest.cpp"), *sorted(map(str, (ROOT / "csrc/cpu").glob("*.cpp")))]
+SOURCES = sorted(map(str, (ROOT / "csrc/cpu").glob("*.cpp")))
+PROGRAMS = ("kernels", "words")
 
 
-def build_and_run(compiler: str, flags: list[str], runner: list[str], folder: Path) -> str:
-    program = folder / "selftest"
-    command = [compiler, "-std=c++17", "-Wall", "-Wextra", f"-I{ROOT / 'csrc'}", *flags, *SOURCES]
-    subprocess.run([*command, "-o", str(program)], check=True, capture_output=True, text=True)
-    done = subprocess.run([*runner, str(program)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def build_and_run(compiler: str, flags: list[str], runner: list[str], folder: Path) -> list[str]:
+    """What each of PROGRAMS prints."""
+    command = [compiler, "-std=c++17", "-Wall", "-Wextra", f"-I{ROOT / 'csrc'}", *flags]
+    run = partial(subprocess.run, capture_output=True, text=True, cwd=folder)
+    run([*command, "-c", *SOURCES], check=True)
+    outputs = []
+    for program in PROGRAMS:
+        source, objects = ROOT / f"tests/cpp/{program}_selftest.cpp", sorted(map(str, folder.glob("*.o")))
+        run([*command, str(source), *objects, "-o", program], check=True)
+        done = run([*runner, str(folder / program)], check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.append(done.stdout)
+    return outputs
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> None:
     flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    output = build_and_run("g++", flags, [], tmp_path)
-    assert f"{CASES_OF_ONE_ISA * len(cpu.isas())} passed, 0 failed" in output
+    kernels, words = build_and_run("g++", flags, [], tmp_path)
+    assert f"{CASES_OF_ONE_ISA * len(cpu.isas())} passed, 0 failed" in kernels
+    assert f"{CASES_OF_PAIRS * len(cpu.features())} passed, 0 failed" in words
 
 
 @pytest.mark.skipif(
@@ -36,5 +46,6 @@ def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> N
     reason="needs Debian's g++-aarch64-linux-gnu and qemu-user",
 )
 def test_neon_under_an_emulator(tmp_path: Path) -> None:
-    output = build_and_run("aarch64-linux-gnu-g++", ["-O2", "-static"], ["qemu-aarch64"], tmp_path)
-    assert f"best neon: {CASES_OF_ONE_ISA * 2} passed, 0 failed" in output  # neon and scalar
+    kernels, words = build_and_run("aarch64-linux-gnu-g++", ["-O2", "-static"], ["qemu-aarch64"], tmp_path)
+    assert f"best neon: {CASES_OF_ONE_ISA * 2} passed, 0 failed" in kernels  # neon and scalar
+    assert "0 passed, 0 failed" in words  # there are none

@@ -86,6 +86,11 @@ CASES = (
     Case(70, 40, (70, 1), 0.5),  # dead inputs: one block row
     Case(75, 40, (50, 1), 0.5),
     Case(40, 36, (4, 4), 0.7),
+    Case(16, 2, (16, 2), 0.0),  # one block of pairs
+    Case(61, 77, (16, 2), 0.5),  # ragged on both edges
+    Case(48, 64, (16, 2), 1.0),
+    Case(90, 200, (32, 2), 0.9),
+    Case(130, 95, (48, 2), 0.7),  # three vectors
     Case(50, 70, (1, 70), 0.5),  # dead outputs
     Case(64, 64, (32, 32), 0.5),
 )

@@ -58,6 +58,9 @@ struct Ymm {
   static T min(T a, T b) { return _mm256_min_ps(a, b); }
   static T fma(T a, T b, T c) { return _mm256_fmadd_ps(a, b, c); }
 #include "cpu/ymm.inc.h"
+  static T gather(const float* base, const uint16_t* index, Mask m) {
+    return _mm256_mask_i32gather_ps(zero(), base, widen(index), _mm256_castsi256_ps(m), 4);
+  }
   static T gather(const float* base, const int32_t* index, Mask m) {
     return _mm256_mask_i32gather_ps(zero(), base, _mm256_maskload_epi32(index, m), _mm256_castsi256_ps(m), 4);
   }

@@ -49,8 +49,12 @@ struct Neon {
   static void reduce4(const T (&a)[4], float* to) {
     vst1q_f32(to, vpaddq_f32(vpaddq_f32(a[0], a[1]), vpaddq_f32(a[2], a[3])));
   }
-  static T gather(const float* base, const int32_t* index) { return gather(base, index, 4); }
-  static T gather(const float* base, const int32_t* index, Mask m) {
+  template <class Index>
+  static T gather(const float* base, const Index* index) {
+    return gather(base, index, 4);
+  }
+  template <class Index>
+  static T gather(const float* base, const Index* index, Mask m) {
     float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int64_t i = 0; i < m; ++i) part[i] = base[index[i]];
     return vld1q_f32(part);

@@ -73,8 +73,12 @@ struct Scalar {
   static void reduce4(const T (&a)[4], float* to) {
     for (int i = 0; i < 4; ++i) to[i] = reduce(a[i]);
   }
-  static T gather(const float* base, const int32_t* index) { return gather(base, index, 4); }
-  static T gather(const float* base, const int32_t* index, Mask m) {
+  template <class Index>
+  static T gather(const float* base, const Index* index) {
+    return gather(base, index, 4);
+  }
+  template <class Index>
+  static T gather(const float* base, const Index* index, Mask m) {
     T a = zero();
     for (int64_t i = 0; i < m; ++i) a.at[i] = base[index[i]];
     return a;

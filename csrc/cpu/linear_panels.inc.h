@@ -5,6 +5,8 @@
 // all from L1: the columns of x come in panels that stay there, and weights and offsets lie in the order in
 // which they are read (panel_index.h). Partial sums wait in L2 while the panels go by.
 
+constexpr int64_t kLongRun = 16;
+
 template <class Vec, int J, int R>
 void panel_run(const uint8_t* offsets, const float* weights, int64_t length, const float* panel,
                float* sums) {
@@ -13,25 +15,31 @@ void panel_run(const uint8_t* offsets, const float* weights, int64_t length, con
   T acc[J][R];
   for (int i = 0; i < J; ++i)
     for (int r = 0; r < R; ++r) acc[i][r] = Vec::load(sums + (i * R + r) * W);
-  for (int64_t j = 0; j < length; ++j) {
+  const auto step = [&](int64_t j, T(&sum)[J][R]) {
     const float* x = panel + offsets[j] * (R * W);
     SPARSEKERN_UNROLL
     for (int i = 0; i < J; ++i) {
       const T w = Vec::broadcast(weights[j * J + i]);
       SPARSEKERN_UNROLL
-      for (int r = 0; r < R; ++r) acc[i][r] = Vec::fma(w, Vec::load(x + r * W), acc[i][r]);
+      for (int r = 0; r < R; ++r) sum[i][r] = Vec::fma(w, Vec::load(x + r * W), sum[i][r]);
     }
+  };
+  int64_t j = 0;
+  if (J * R < 8 &&
+      length >= kLongRun) {  // two sums side by side hide the FMA's latency, and cost their joining
+    T more[J][R];
+    for (int i = 0; i < J; ++i)
+      for (int r = 0; r < R; ++r) more[i][r] = Vec::zero();
+    for (; j + 2 <= length; j += 2) {
+      step(j, acc);
+      step(j + 1, more);
+    }
+    for (int i = 0; i < J; ++i)
+      for (int r = 0; r < R; ++r) acc[i][r] = Vec::add(acc[i][r], more[i][r]);
   }
+  for (; j < length; ++j) step(j, acc);
   for (int i = 0; i < J; ++i)
     for (int r = 0; r < R; ++r) Vec::store(sums + (i * R + r) * W, acc[i][r]);
-}
-
-// The lines of y that a row block writes at last are asked for while its panels go by: with many rows of x
-// they are in no cache near, and a store would wait for each.
-inline void prefetch_rows(const float* y, int64_t y_stride, int64_t begin, int64_t end, int64_t columns) {
-  for (int64_t row = begin; row < end; ++row)
-    for (int64_t column = 0; column < columns; column += 16)
-      __builtin_prefetch(y + row * y_stride + column, 1, 2);
 }
 
 template <class Vec, int J, int R>
@@ -50,7 +58,7 @@ void panel_rows(const LinearArgs& a, int64_t row0, int64_t rows, int64_t row_blo
     const int64_t cell = row_block * panels + panel;
     const uint8_t* offsets = index.offsets() + index.first_block()[cell];
     const float* weights = index.values() + int64_t(index.first_block()[cell]) * J;
-    prefetch_rows(y, a.n, rows * panel / panels, rows * (panel + 1) / panels, n1 - n0);
+    prefetch_rows<true>(y, a.n, rows * panel / panels, rows * (panel + 1) / panels, n1 - n0);
     for (int64_t i = index.first_run()[cell]; i < index.first_run()[cell + 1]; ++i) {
       const int64_t length = runs[i].length;
       panel_run<Vec, J, R>(offsets, weights, length, tile + panel * kPanelColumns * lanes,

@@ -106,8 +106,12 @@ struct LinearRows {
       const int64_t row0 = v0 * Vec::width, row1 = v1 * Vec::width < a.m ? v1 * Vec::width : a.m;
       float* packed = scratch + sum_floats(a);
       pack_lanes<Vec>(a.x + row0 * a.x_stride, a.x_stride, row1 - row0, a.k, v1 - v0, packed);
-      for (int64_t from = first; from < last; from += flush_rows(a)) {
-        const int64_t to = from + flush_rows(a) < last ? from + flush_rows(a) : last;
+      const int64_t flush = flush_rows(a), steps = (last - first + flush - 1) / flush;
+      for (int64_t from = first, step = 0; from < last; from += flush, ++step) {
+        const int64_t to = from + flush < last ? from + flush : last;
+        const int64_t next = to * a.v, columns = a.n - next < flush * a.v ? a.n - next : flush * a.v;
+        prefetch_rows<true>(a.y + row0 * a.n + next, a.n, 0, row1 - row0, columns);
+        prefetch_next_tile(a, row1, row1 - row0, step, steps);
         some_block_rows(a, row0, row1 - row0, from, to, v1 - v0, packed, scratch);
       }
     });

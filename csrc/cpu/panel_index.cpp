@@ -58,6 +58,7 @@ std::vector<int32_t> make_panel_index(const int32_t* crow, const int32_t* col, i
     for (int32_t j = 0; j < all[i].run.length; ++j)
       *offset++ = uint8_t(col[all[i].source + j] % kPanelColumns);
   }
+  if (index.columns()) std::copy(col, col + header.blocks, index.columns());
   return words;
 }
 

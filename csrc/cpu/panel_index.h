@@ -6,6 +6,9 @@
 // is made anew whenever a checksum of the values says that they are others: values may be written by
 // anyone at any time, and no product must be made from what they were.
 //
+// For single weights there are also their columns in BSR order, as 16 bits: with one row of x, bytes are the
+// limit.
+//
 // It lives in one int32 buffer, which the tensor `index` of a layer holds: a header, then the parts below.
 #pragma once
 
@@ -46,16 +49,26 @@ struct PanelIndex {
   }  // of each run: its first block in BSR order
   PanelRun* runs() const { return reinterpret_cast<PanelRun*>(sources() + header().runs); }
   uint8_t* offsets() const { return reinterpret_cast<uint8_t*>(sources() + 2 * int64_t(header().runs)); }
+  // Of every block, in BSR order; null unless has_columns. Values lie behind them, so that a whole vector may
+  // be read from the last.
+  uint16_t* columns() const {
+    return has_columns(header()) ? reinterpret_cast<uint16_t*>(sources() + 2 * int64_t(header().runs) +
+                                                               (int64_t(header().blocks) + 3) / 4)
+                                 : nullptr;
+  }
   float* values() const { return reinterpret_cast<float*>(base + words() - value_words(header())); }
   int64_t words() const { return words_of(header()); }
 
+  static bool has_columns(const PanelHeader& h) { return h.v == 1 && h.k <= 65536; }
   static int64_t row_blocks_of(int64_t n, int64_t v) {
     return ((n + v - 1) / v + kPanelRows - 1) / kPanelRows;
   }
   static int64_t value_words(const PanelHeader& h) { return (int64_t(h.blocks) * h.v + 15) / 16 * 16; }
   static int64_t words_of(const PanelHeader& h) {
     const int64_t cells = (int64_t(h.k) + kPanelColumns - 1) / kPanelColumns * row_blocks_of(h.n, h.v);
-    const int64_t indices = 16 + 2 * (cells + 1) + 2 * int64_t(h.runs) + (int64_t(h.blocks) + 3) / 4;
+    const int64_t columns = has_columns(h) ? (int64_t(h.blocks) + 1) / 2 : 0;
+    const int64_t indices =
+        16 + 2 * (cells + 1) + 2 * int64_t(h.runs) + (int64_t(h.blocks) + 3) / 4 + columns;
     return (indices + 15) / 16 * 16 + value_words(h);
   }
 };

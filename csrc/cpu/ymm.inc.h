@@ -8,6 +8,12 @@ static void reduce4(const T (&a)[4], float* to) {
   const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
   _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
+static __m256i widen(const uint16_t* index) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index)));
+}
+static T gather(const float* base, const uint16_t* index) {
+  return _mm256_i32gather_ps(base, widen(index), 4);
+}
 static T gather(const float* base, const int32_t* index) {
   return _mm256_i32gather_ps(base, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)), 4);
 }

@@ -8,6 +8,7 @@ from sparsekern.kernels.select import Problem
 # docs/measured.md ("Short vector blocks"): at 90 % and batch 128 an element costs 10 / ratio. Only the order
 # of magnitude matters: what looks close is timed.
 COST = {
+    "cpu_linear_pairs": {16: 3.0, 32: 2.0},
     "cpu_linear": {1: 3.0, 8: 2.6, 16: 1.8, 32: 1.5},
     "reference_linear": {1: 2.0},
 }

@@ -88,6 +88,12 @@ def isas(supported_only: bool = True) -> tuple[str, ...]:
     return _core.isas(supported_only)
 
 
+def features() -> tuple[str, ...]:
+    """What this CPU has beyond the instruction set in use, by the names of the kernels that need it:
+    "amx_bf16", "avx512_bf16"."""
+    return _core.pair_kernels()
+
+
 @contextlib.contextmanager
 def using_isa(name: str) -> Iterator[None]:
     """Runs the block on another instruction set, for the whole process. For tests and benchmarks.

@@ -28,6 +28,7 @@ class Problem:
         block: ``(out, in)``.
         m, n, k: rows of the input, outputs, inputs.
         density: share of the blocks that is stored.
+        features: what a CPU has beyond its ISA: ``("amx_bf16", "avx512_bf16")``.
     """
 
     op: str
@@ -39,6 +40,7 @@ class Problem:
     n: int
     k: int
     density: float
+    features: tuple[str, ...] = ()
 
 
 class PackedWeight(NamedTuple):

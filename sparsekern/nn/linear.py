@@ -265,13 +265,13 @@ def problem_of(weight: BlockSparse) -> Problem:
 
 def _problem(values: Tensor, shape: tuple[int, int], block: tuple[int, int], density: float) -> Problem:
     device = values.device.type
-    arch = ""
+    arch, features = "", ()  # type: tuple[str, tuple[str, ...]]
     if device == "cpu":
         from sparsekern.kernels import cpu
 
-        arch = cpu.isa()
+        arch, features = cpu.isa(), cpu.features()
     dtype = str(values.dtype).removeprefix("torch.")
-    return Problem("linear", device, arch, dtype, block, TYPICAL_ROWS, *shape, density)
+    return Problem("linear", device, arch, dtype, block, TYPICAL_ROWS, *shape, density, features)
 
 
 def expected_cost(weight: Tensor, mask: Tensor, block: tuple[int, int]) -> float:

@@ -17,9 +17,18 @@ PROBLEM = Problem("linear", "cpu", "avx512", "float32", (16, 1), 64, 300, 784, 0
     [
         ({}, "cpu_linear", []),
         ({"dtype": "bfloat16"}, "cpu_linear", []),
-        ({"block": (4, 4)}, "reference_linear", ["takes blocks (V, 1), got (4, 4)"]),
-        ({"dtype": "float64"}, "reference_linear", ["takes float32, bfloat16, float16, got float64"]),
-        ({"device": "cuda"}, "reference_linear", ["runs on the CPU, the weight is on cuda"]),
+        (
+            {"dtype": "bfloat16", "block": (32, 2), "features": ("avx512_bf16",)},
+            "cpu_linear_pairs",
+            ["takes blocks (V, 1), got (32, 2)"],
+        ),
+        ({"block": (4, 4)}, "reference_linear", ["takes blocks (V, 1), got (4, 4)", "takes bfloat16"]),
+        (
+            {"dtype": "float64"},
+            "reference_linear",
+            ["takes float32, bfloat16, float16, got float64", "takes bfloat16"],
+        ),
+        ({"device": "cuda"}, "reference_linear", ["runs on the CPU, the weight is on cuda"] * 2),
     ],
 )
 def test_the_first_that_does_not_refuse(change: dict[str, object], kernel: str, refused: list[str]) -> None:

@@ -16,7 +16,7 @@ from sparsekern.ops import linear
 def problem(dtype: torch.dtype, block: tuple[int, int] = (4, 1)) -> tuple[Tensor, BlockSparse, Tensor, Plan]:
     dense = torch.randn(10, 7, dtype=dtype) * (torch.rand(10, 7) < 0.6)
     weight = BlockSparse.from_dense(dense, block)
-    kernel = KERNELS[-1] if dtype is torch.float64 else KERNELS[1]
+    kernel = KERNELS[-1]
     return (
         torch.randn(3, 7, dtype=dtype),
         weight,

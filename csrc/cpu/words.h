@@ -1,0 +1,51 @@
+// Kernels for blocks whose inputs are multiplied a 32-bit word at a time: (v, 2) of bfloat16, "pairs", and
+// (v, 4) of int8, "quads", v a multiple of 16. Sixteen outputs of a block lie in memory as one vector, and as
+// one row of an AMX tile.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace sparsekern {
+
+constexpr int64_t kWordOutputs = 16;  // outputs of a block that are computed side by side
+
+// y[m][n] = activation(x W^T + bias), W in block-sparse rows as LinearArgs says, but of words: the word of
+// nonzero block j and its output i at values[j * v + i].
+struct WordArgs {
+  const uint32_t* x;  // of a ragged last word, what lies beyond the inputs is zero
+  int64_t x_stride;   // words from one row of x to the next
+  const uint32_t* values;
+  const int32_t* crow;
+  const int32_t* col;     // in words
+  const float* bias;      // may be null
+  const float* x_scales;  // quads: what 1 stands for in each row of x,
+  const float* scales;    // and in the weights of each output
+  void* y;
+  Dtype dtype;  // of y: kFloat32 or kBfloat16
+  int64_t m, n, words, v;
+  uint32_t last_word;  // the bits of weights in the last column that are inputs; the others may be anything
+  int64_t chunks;      // every tile of rows of x is cut into this many tasks, by nonzeros
+  Activation activation;
+
+  int64_t block_rows() const { return (n + v - 1) / v; }
+};
+
+struct WordKernel {
+  const char* name;
+  const char* isa;  // that must be in use, null for any
+  bool (*supported)();
+  int64_t least_rows;  // of x, for which it is worth while where another is there too
+  bool offset_x;       // quads: takes x + 128, unsigned
+  int64_t (*tiles)(const WordArgs&);
+  size_t (*scratch_floats)(const WordArgs&);  // scratch of one thread, 64-byte aligned
+  void (*run)(const WordArgs&, int64_t begin, int64_t end, float* scratch);
+};
+
+// Compiled in, best first.
+std::vector<const WordKernel*> pair_kernels();
+
+}  // namespace sparsekern

@@ -1,0 +1,106 @@
+// Included inside a region with AVX-512, behind Zmm and a Dot. Blocks of words: lanes are outputs.
+//
+// As linear_outputs.inc.h, a word at a time: a vector of a block meets a broadcast word of x, and serves R
+// rows of x, which are packed to [word][R] first. Dot is the instruction, with the type of its sums.
+
+struct WordSegment {
+  const uint32_t* values;  // first lane of this segment in the block row's first nonzero block
+  int64_t value_stride;
+  const int32_t* col;
+  int64_t count;           // nonzero blocks
+  const uint32_t* packed;  // [word][R]
+  int64_t row, output;     // the first
+};
+
+template <class Dot, int NV, int R>
+inline void word_segment(const WordArgs& a, const WordSegment& s) {
+  constexpr int U = R * NV >= 8 ? 1 : (R * NV >= 4 ? 2 : (R * NV >= 2 ? 4 : 8));  // chains, as in Chains
+  typename Dot::T acc[U][R][NV];
+  Dot dot[NV];
+  for (int u = 0; u < U; ++u)
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < NV; ++v) acc[u][r][v] = Dot::zero();
+  const auto step = [&](int64_t j, __m512i exist, typename Dot::T(&sum)[R][NV]) {
+    const uint32_t* x = s.packed + int64_t(s.col[j]) * R;
+    __m512i w[NV];
+    for (int v = 0; v < NV; ++v) {
+      w[v] = _mm512_and_si512(exist, _mm512_loadu_si512(s.values + j * s.value_stride + v * kWordOutputs));
+      dot[v].see(w[v]);
+    }
+    SPARSEKERN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const __m512i each = _mm512_set1_epi32(int(x[r]));
+      for (int v = 0; v < NV; ++v) sum[r][v] = Dot::dot(sum[r][v], each, w[v]);
+    }
+  };
+  const __m512i all = _mm512_set1_epi32(-1);
+  const int64_t whole = s.count - (a.last_word != ~uint32_t{0} && s.count > 0 &&
+                                   s.col[s.count - 1] == a.words - 1);  // only a last block is ragged
+  int64_t j = 0;
+  for (; j + U <= whole; j += U) {
+    SPARSEKERN_UNROLL
+    for (int u = 0; u < U; ++u) step(j + u, all, acc[u]);
+  }
+  for (; j < whole; ++j) step(j, all, acc[0]);
+  if (whole < s.count) step(whole, _mm512_set1_epi32(int(a.last_word)), acc[0]);
+  for (int v = 0; v < NV; ++v) {
+    const int64_t output = s.output + v * kWordOutputs;
+    if (output >= a.n) break;
+    for (int r = 0; r < R; ++r) {
+      typename Dot::T sum = acc[0][r][v];
+      for (int u = 1; u < U; ++u) sum = Dot::add(sum, acc[u][r][v]);
+      store_outputs<Dot>(a, s.row + r, output, dot[v].value(a, s.row + r, output, sum));
+    }
+  }
+}
+
+template <class Dot, int R>
+void word_rows(const WordArgs& a, int64_t row, int64_t first, int64_t last, const uint32_t* packed) {
+  constexpr int kTogether = R <= Dot::rows_of_two ? 2 : 1;
+  for (int64_t b = first; b < last; ++b) {
+    const int64_t begin = a.crow[b], stop = (b + 1) * a.v < a.n ? (b + 1) * a.v : a.n;
+    WordSegment s{nullptr, a.v, a.col + begin, a.crow[b + 1] - begin, packed, row, b * a.v};
+    while (s.output < stop) {
+      s.values = a.values + begin * a.v + (s.output - b * a.v);
+      if (kTogether == 2 && stop - s.output > kWordOutputs) {
+        word_segment<Dot, kTogether, R>(a, s);
+        s.output += kTogether * kWordOutputs;
+      } else {
+        word_segment<Dot, 1, R>(a, s);
+        s.output += kWordOutputs;
+      }
+    }
+  }
+}
+
+template <class Dot>
+struct WordOutputs {
+  using Rows = void (*)(const WordArgs&, int64_t, int64_t, int64_t, const uint32_t*);
+  static constexpr int kRows = 16;
+
+  static int64_t tiles(const WordArgs& a) {
+    return tile_count(a.m, a.v > kWordOutputs ? Dot::rows_of_two : kRows);
+  }
+  static size_t scratch_floats(const WordArgs& a) { return size_t(a.words) * kRows + Zmm::width; }
+
+  template <int R>
+  static Rows rows_of(int64_t r) {
+    if constexpr (R == 0)
+      return nullptr;
+    else
+      return r == R ? word_rows<Dot, R> : rows_of<R - 1>(r);
+  }
+
+  static void run(const WordArgs& a, int64_t begin, int64_t end, float* scratch) {
+    const int64_t count = tiles(a);
+    const auto cut = [&](int64_t chunk) { return chunk_begin(a, chunk); };
+    for_each_tile(a, begin, end, cut, [&](int64_t tile, int64_t first, int64_t last) {
+      const int64_t row = tile_begin(a.m, count, tile), rows = tile_begin(a.m, count, tile + 1) - row;
+      const uint32_t* x = a.x + row * a.x_stride;
+      // Only moved, as numbers they mean nothing.
+      if (rows > 1)
+        pack_group<Zmm>(reinterpret_cast<const float*>(x), a.x_stride, rows, a.words, rows, scratch);
+      rows_of<kRows>(rows)(a, row, first, last, rows > 1 ? reinterpret_cast<uint32_t*>(scratch) : x);
+    });
+  }
+};

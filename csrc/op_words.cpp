@@ -1,0 +1,127 @@
+#include "op_words.h"
+
+#include <cstring>
+#include <optional>
+
+#include "op_shared.h"
+
+namespace sparsekern {
+
+std::vector<const WordKernel*> usable(const std::vector<const WordKernel*>& kernels) {
+  std::vector<const WordKernel*> found;
+  for (const WordKernel* kernel : kernels)
+    if (kernel->supported() && (!kernel->isa || std::string(kernel->isa) == current_isa->name))
+      found.push_back(kernel);
+  return found;
+}
+
+const WordKernel& choose_word_kernel(const std::vector<const WordKernel*>& usable, int64_t m) {
+  if (usable.empty())
+    throw std::invalid_argument(std::string("no kernel for these blocks: this machine, or the ISA in use (") +
+                                current_isa->name + "), lacks the instructions");
+  for (const WordKernel* kernel : usable)
+    if (m >= kernel->least_rows) return *kernel;
+  return *usable.back();
+}
+
+namespace {
+
+// Rows of bfloat16 as words: as they lie if they are evenly spaced and made of whole words, else copied.
+struct PairRows {
+  const uint32_t* data;
+  int64_t count = 1, stride;
+  std::unique_ptr<uint16_t[]> copy;
+
+  PairRows(const Tensor& x, int64_t k) : data(x.data<uint32_t>()), stride((k + 1) / 2) {
+    const int64_t dims = x.dim(), *sizes = x.sizes(), *strides = x.strides();
+    for (int64_t d = 0; d + 1 < dims; ++d) count *= sizes[d];
+    if (count == 0 || k == 0) return;
+    const bool spaced = x.contiguous() || (dims == 2 && strides[1] == 1 && strides[0] % 2 == 0);
+    if (k % 2 == 0 && spaced && reinterpret_cast<uintptr_t>(data) % sizeof(uint32_t) == 0) {
+      if (dims == 2 && count > 1) stride = strides[0] / 2;
+      return;
+    }
+    const int64_t width = 2 * stride, step = strides[dims - 1];
+    copy.reset(new uint16_t[size_t(count * width)]);
+    run_in_pool(count, count * k < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const uint16_t* from = x.data<uint16_t>() + offset_of_row(x, row);
+        uint16_t* to = copy.get() + row * width;
+        to[width - 1] = 0;
+        for (int64_t j = 0; j < k; ++j) to[j] = from[j * step];
+      }
+    });
+    data = reinterpret_cast<const uint32_t*>(copy.get());
+  }
+};
+
+// What a kernel reads without looking, as check_weight in op_linear.cpp; `wide` is a block's inputs.
+void check_blocks(const Tensor& values, const Tensor& crow, const Tensor& col, const WordArgs& a,
+                  int64_t wide) {
+  if (a.n < 0 || a.words < 0 || values.dim() != 3 || values.sizes()[1] < 1 ||
+      values.sizes()[1] % kWordOutputs != 0 || values.sizes()[2] != wide || !values.contiguous())
+    throw std::invalid_argument("values: expected contiguous blocks (nnz, V, " + std::to_string(wide) +
+                                "), V a multiple of " + std::to_string(kWordOutputs) + ", got " +
+                                words_of_shape(values));
+  for (const Tensor* each : {&crow, &col})
+    if (!each->is_int32() || !each->contiguous())
+      throw std::invalid_argument("crow and col: expected contiguous torch.int32, got " + each->dtype());
+  const int64_t v = values.sizes()[1];
+  if (crow.numel() != (a.n + v - 1) / v + 1 || col.numel() != values.sizes()[0])
+    throw std::invalid_argument("crow and col do not belong to values " + words_of_shape(values) +
+                                " of a weight with " + std::to_string(a.n) + " outputs");
+}
+
+Activation activation_of(int64_t number) {
+  if (number < 0 || number > int64_t(Activation::kGelu))
+    throw std::invalid_argument("activation: expected 0 (none), 1 (relu) or 2 (gelu), got " +
+                                std::to_string(number));
+  return Activation(number);
+}
+
+const WordKernel& kernel_of(const std::vector<const WordKernel*>& all, int64_t id, int64_t m) {
+  const std::vector<const WordKernel*> found = usable(all);
+  if (id == kChooseKernel) return choose_word_kernel(found, m);
+  if (id < 0 || id >= int64_t(found.size()))
+    throw std::invalid_argument("kernel: expected -1 (choose) or the number of one of " +
+                                std::to_string(found.size()) + " kernels, got " + std::to_string(id));
+  return *found[size_t(id)];
+}
+
+// Arguments in the order of the schema, which is in kernels/cpu_pairs.py.
+void cpu_linear_pairs(StableValue* stack, uint64_t, uint64_t) {
+  const Tensor x(stack[0]), values(stack[1]), bias(Tensor::unwrap(stack[2])), crow(stack[3]), col(stack[4]),
+      index(stack[5]);
+  const int64_t n = int64_t(stack[6]), k = int64_t(stack[7]), id = int64_t(stack[8]), act = int64_t(stack[9]);
+  check("x", x, k, values, n, k);
+  if (bias.defined()) check_bias(bias, values, n);
+  if (x.dtype_code() != kBfloat16Code)
+    throw std::invalid_argument("x and the weight are " + x.dtype() + "; expected torch.bfloat16");
+  WordArgs args{};
+  args.n = n, args.words = (k + 1) / 2, args.last_word = k % 2 ? 0xffffu : ~0u;
+  check_blocks(values, crow, col, args, 2);
+  args.activation = activation_of(act);
+  const PairRows rows(x, k);
+  args.x = rows.data, args.x_stride = rows.stride, args.m = rows.count;
+  args.values = values.data<uint32_t>(), args.v = values.sizes()[1];
+  args.crow = crow.data<int32_t>(), args.col = col.data<int32_t>();
+  const WordKernel& kernel = kernel_of(pair_kernels(), id, args.m);
+  std::optional<Rows> terms;
+  if (bias.defined()) args.bias = terms.emplace(bias, n).data;
+  Tensor y(reinterpret_cast<StableValue>(empty_like_rows(x, n)));
+  args.y = const_cast<uint16_t*>(y.data<uint16_t>()), args.dtype = Dtype::kBfloat16;
+  if (args.m != 0 && n != 0) run(kernel, args);
+  stack[0] = y.release();
+}
+
+}  // namespace
+
+void register_words() {
+  LibraryHandle library = nullptr;  // lives as long as the process
+  check_torch(torch_api().aoti_torch_library_init_impl("sparsekern", "CPU", __FILE__, __LINE__, &library),
+              "library_init");
+  check_torch(torch_api().torch_library_impl(library, "cpu_linear_pairs", cpu_linear_pairs, kAbiVersion),
+              "library_impl");
+}
+
+}  // namespace sparsekern
