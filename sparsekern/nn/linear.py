@@ -263,7 +263,13 @@ def problem_of(weight: BlockSparse) -> Problem:
     return _problem(weight.values, weight.shape, weight.block, weight.density)
 
 
-def _problem(values: Tensor, shape: tuple[int, int], block: tuple[int, int], density: float) -> Problem:
+def _problem(
+    values: Tensor,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    density: float,
+    rows: int = TYPICAL_ROWS,
+) -> Problem:
     device = values.device.type
     arch, features = "", ()  # type: tuple[str, tuple[str, ...]]
     if device == "cpu":
@@ -271,14 +277,15 @@ def _problem(values: Tensor, shape: tuple[int, int], block: tuple[int, int], den
 
         arch, features = cpu.isa(), cpu.features()
     dtype = str(values.dtype).removeprefix("torch.")
-    return Problem("linear", device, arch, dtype, block, TYPICAL_ROWS, *shape, density, features)
+    return Problem("linear", device, arch, dtype, block, rows, *shape, density, features)
 
 
-def expected_cost(weight: Tensor, mask: Tensor, block: tuple[int, int]) -> float:
-    """Expected time of a (n, k) weight in blocks, over the best dense time (kernels/cost.py)."""
+def expected_cost(weight: Tensor, mask: Tensor, block: tuple[int, int], rows: int = TYPICAL_ROWS) -> float:
+    """Expected time of a (n, k) weight in blocks on so many rows, over the best dense time
+    (kernels/cost.py)."""
     n, k = weight.shape
     density = float((pool(mask, block) > 0).double().mean())
-    problem = _problem(weight, (n, k), block, density)
+    problem = _problem(weight, (n, k), block, density, rows)
     return relative_cost(select(problem, KERNELS).kernel.name, problem)
 
 

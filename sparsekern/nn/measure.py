@@ -44,7 +44,8 @@ def measure_linear(
         return kept(f"its input is {x.dtype}, its weight {weight.dtype}"), None
     if block is not None and fit_block(block, weight.shape) != block:
         return kept(f"block {block} does not fit in {tuple(weight.shape)}"), None
-    costs = {b: expected_cost(weight, mask, b) for b in ([block] if block else fitting_blocks(weight))}
+    rows, blocks = x.numel() // x.shape[-1], [block] if block else fitting_blocks(weight)
+    costs = {b: expected_cost(weight, mask, b, rows) for b in blocks}
     timed = [b for b in sorted(costs, key=costs.__getitem__) if costs[b] <= HOPELESS][:MOST_TIMED]
     if not timed:
         least = min(costs.values())
