@@ -167,3 +167,37 @@ def test_a_bias_of_another_kind_is_refused() -> None:
         ValueError, match=r"bias: expected torch.float32 \(4,\) on cpu, got torch.float32 \(3,\) on cpu"
     ):
         sk.SparseLinear(weight, torch.zeros(3))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_an_activation_is_part_of_the_layer(activation: str) -> None:
+    plain = sk.SparseLinear.from_dense(pruned(), (16, 1))
+    fused = sk.SparseLinear(plain.matrix, plain.bias, activation=activation)
+    function, x = getattr(torch.nn.functional, activation), torch.randn(9, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), function(plain(x)))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert fused(x).dtype is torch.bfloat16
+    y = fused(x)  # where a gradient is wanted torch's own activation follows the product
+    torch.testing.assert_close(y, function(plain(x)))
+    y.sum().backward()
+    want = torch.autograd.grad(function(plain(x)).sum(), plain.values)[0]
+    torch.testing.assert_close(fused.values.grad, want)
+    assert f"activation={activation}" in repr(fused) and f"activation={activation}" in repr(
+        copy.deepcopy(fused)
+    )
+    with pytest.raises(
+        ValueError, match=f"a plain nn.Linear has no activation, this layer has '{activation}'"
+    ):
+        fused.to_dense()
+
+
+def test_an_unknown_activation_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"activation: expected one of .*'gelu'.*, got 'tanh'"):
+        sk.SparseLinear(sk.SparseLinear.from_dense(pruned()).matrix, activation="tanh")
+
+
+def test_the_variant_follows_the_rows() -> None:
+    layer = sk.SparseLinear.from_dense(pruned(), (1, 1))
+    assert [layer.variant(rows) for rows in (1, 16, 128)] == ["dots", "rows", "panels"]
+    assert layer.double().variant(16) == "dense"
