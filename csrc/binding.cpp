@@ -50,15 +50,19 @@ py::tuple linear_kernels() {
   return py::tuple(names);
 }
 
-py::tuple pair_kernel_names() {
+py::tuple word_kernel_names(const std::vector<const WordKernel*>& kernels) {
   py::list names;
-  for (const WordKernel* kernel : usable(pair_kernels())) names.append(kernel->name);
+  for (const WordKernel* kernel : usable(kernels)) names.append(kernel->name);
   return py::tuple(names);
 }
 
 using Indices = py::array_t<int32_t, py::array::c_style>;
 
 py::array_t<int32_t> panel_index(const Indices& crow, const Indices& col, int64_t n, int64_t k, int64_t v) {
+  const int64_t rows = v > 0 ? (n + v - 1) / v : -1;
+  if (crow.size() != rows + 1 || col.size() < crow.at(rows))
+    throw std::invalid_argument("crow and col do not belong to a weight (" + std::to_string(n) + ", " +
+                                std::to_string(k) + ") in blocks (" + std::to_string(v) + ", 1)");
   std::vector<int32_t> words;
   {
     py::gil_scoped_release release;
@@ -129,11 +133,16 @@ PYBIND11_MODULE(_core, m) {
         "The index of the panels kernel over blocks (v, 1), v at most PANEL_HEIGHT.");
   m.def("choose_linear", choose_linear, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("v"),
         "The name in LINEAR_KERNELS of the kernel that runs m rows.");
-  m.def("pair_kernels", pair_kernel_names,
-        "Names of the kernels for bfloat16 pairs that this machine and the ISA in use allow, best first.");
+  m.def(
+      "pair_kernels", [] { return word_kernel_names(pair_kernels()); },
+      "Names of the kernels for bfloat16 pairs that this machine and the ISA in use allow, best first.");
+  m.def("quad_kernels", [] { return word_kernel_names(quad_kernels()); }, "The same for int8.");
   m.def(
       "choose_pairs", [](int64_t rows) { return choose_word_kernel(usable(pair_kernels()), rows).name; },
       py::arg("m"), "The name in pair_kernels() of the kernel that runs m rows.");
+  m.def(
+      "choose_quads", [](int64_t rows) { return choose_word_kernel(usable(quad_kernels()), rows).name; },
+      py::arg("m"), "The name in quad_kernels() of the kernel that runs m rows.");
   m.def("read_gbs", read_gbs, py::arg("bytes"),
         "Best of 20 runs of reading so many bytes over and over, in GB/s.");
   m.def("fma_peak_gflops", fma_peak_gflops, py::arg("isa") = "",

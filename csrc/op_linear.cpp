@@ -82,9 +82,16 @@ void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, c
                                 " of a weight (" + std::to_string(n) + ", " + std::to_string(k) + ")");
 }
 
-std::shared_mutex& copies() {
-  static std::shared_mutex mutex;
-  return mutex;
+// The lock of an index. Layers share a few, so that none waits for all others.
+std::shared_mutex& lock_of(const PanelIndex& index) {
+  constexpr uintptr_t kLocks = 61;
+  static std::shared_mutex locks[kLocks];
+  return locks[reinterpret_cast<uintptr_t>(index.base) / 64 % kLocks];
+}
+
+uint64_t checksum_of(const Tensor& values) {
+  const size_t size = dtype_of(values) == Dtype::kFloat32 ? sizeof(float) : sizeof(uint16_t);
+  return current_isa->checksum(values.data<char>(), size_t(values.numel()) * size);
 }
 
 // Kernels over panels multiply with their own copy of the values. The copy is compared before every product,
@@ -92,16 +99,18 @@ std::shared_mutex& copies() {
 template <class Kernel, class Args>
 void run_on_copy(const Kernel& kernel, Args& args, const Tensor& values) {
   const PanelIndex index{const_cast<int32_t*>(args.panels)};
-  const bool wide = dtype_of(values) == Dtype::kFloat32;
-  const uint64_t checksum = current_isa->checksum(
-      values.data<char>(), size_t(values.numel()) * (wide ? sizeof(float) : sizeof(uint16_t)));
-  const auto fresh = [&] { return index.header().packed && index.header().checksum == checksum; };
+  PanelHeader& header = index.header();
+  const uint64_t checksum = checksum_of(values);
   {
-    const std::shared_lock<std::shared_mutex> lock(copies());
-    if (fresh()) return run(kernel, args);
+    const std::shared_lock<std::shared_mutex> lock(lock_of(index));
+    if (header.packed && header.checksum == checksum) return run(kernel, args);
   }
-  const std::unique_lock<std::shared_mutex> lock(copies());
-  if (!fresh()) pack_panel_values(index, Floats(values).data, checksum);
+  const std::unique_lock<std::shared_mutex> lock(lock_of(index));
+  if (!header.packed || header.checksum != checksum) {
+    pack_panel_values(index, Floats(values).data);
+    header.checksum = checksum;
+    header.packed = checksum_of(values) == checksum;  // written meanwhile: the copy is of nobody knows what
+  }
   run(kernel, args);
 }
 
@@ -185,6 +194,13 @@ void cpu_linear_grad_input(StableValue* stack, uint64_t, uint64_t) {
   stack[0] = out.release();
 }
 
+// What the last block row stores beyond n is no weight, and 0 * infinity is no zero.
+void clear_padding(const LinearGradArgs& a) {
+  const int64_t rows = a.block_rows(), stored = a.n - (rows - 1) * a.v;
+  for (int64_t j = rows > 0 ? a.crow[rows - 1] : 0; j < (rows > 0 ? a.crow[rows] : 0); ++j)
+    std::fill(a.out + j * a.v + stored, a.out + (j + 1) * a.v, 0.0f);
+}
+
 // The gradient of the values, as they lie: arguments are grad (..., n), x (..., k), values, crow, col, index,
 // n, k. The values themselves are not read.
 void cpu_linear_grad_values(StableValue* stack, uint64_t, uint64_t) {
@@ -206,6 +222,7 @@ void cpu_linear_grad_values(StableValue* stack, uint64_t, uint64_t) {
   if (index.numel()) args.panels = index.data<int32_t>();
   if (args.m == 0) std::fill_n(sums.data(), values.numel(), 0.0f);
   if (args.m != 0 && values.numel() != 0) run(current_isa->grad_values[args.panels != nullptr], args);
+  clear_padding(args);
   sums.write();
   stack[0] = out.release();
 }

@@ -114,6 +114,62 @@ void cpu_linear_pairs(StableValue* stack, uint64_t, uint64_t) {
   stack[0] = y.release();
 }
 
+// Rows of x as int8, each with its scale.
+struct QuadRows {
+  std::unique_ptr<uint32_t[]> words;
+  std::unique_ptr<float[]> scales;
+
+  QuadRows(const Rows& rows, int64_t k, const WordKernel& kernel)
+      : words(new uint32_t[size_t(rows.count * ((k + 3) / 4) + 1)]), scales(uninitialized(rows.count)) {
+    run_in_pool(rows.count, rows.count * k < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        kernel.quantize(rows.data + row * rows.stride, k, words.get() + row * ((k + 3) / 4),
+                        &scales[size_t(row)]);
+    });
+  }
+};
+
+void check_quads(const Tensor& x, const Tensor& values, const Tensor& scales, const Tensor& bias, int64_t n,
+                 int64_t k) {
+  constexpr int64_t kMostInputs = 65536;  // 127 * 255 times as many still fit into int32
+  if (x.dim() == 0 || x.sizes()[x.dim() - 1] != k || k > kMostInputs)
+    throw std::invalid_argument("x: expected (..., " + std::to_string(k) + "), at most " +
+                                std::to_string(kMostInputs) + " inputs, got " + words_of_shape(x));
+  const int32_t code = x.dtype_code();
+  if ((code != kFloat32Code && code != kBfloat16Code) || values.dtype_code() != kInt8Code)
+    throw std::invalid_argument("x is " + x.dtype() + ", the weight " + values.dtype() +
+                                "; expected torch.float32 or torch.bfloat16, and torch.int8");
+  for (const Tensor* each : {&scales, &bias})
+    if (each->defined() && (each->dim() != 1 || each->sizes()[0] != n || each->dtype_code() != kFloat32Code ||
+                            !each->contiguous()))
+      throw std::invalid_argument("scales and bias: expected contiguous torch.float32 (" + std::to_string(n) +
+                                  ",), got " + each->dtype() + " " + words_of_shape(*each));
+}
+
+// Arguments in the order of the schema, which is in kernels/cpu_int8.py.
+void cpu_linear_int8(StableValue* stack, uint64_t, uint64_t) {
+  const Tensor x(stack[0]), values(stack[1]), scales(stack[2]), bias(Tensor::unwrap(stack[3])),
+      crow(stack[4]), col(stack[5]);
+  const int64_t n = int64_t(stack[6]), k = int64_t(stack[7]), id = int64_t(stack[8]), act = int64_t(stack[9]);
+  check_quads(x, values, scales, bias, n, k);
+  WordArgs args{};
+  args.n = n, args.words = args.x_stride = (k + 3) / 4, args.last_word = ~0u;
+  check_blocks(values, crow, col, args, 4);
+  args.activation = activation_of(act);
+  const Rows rows(x, k);
+  args.m = rows.count;
+  const WordKernel& kernel = kernel_of(quad_kernels(), id, args.m);
+  const QuadRows quads(rows, k, kernel);
+  args.x = quads.words.get(), args.x_scales = quads.scales.get();
+  args.values = values.data<uint32_t>(), args.v = values.sizes()[1], args.scales = scales.data<float>();
+  args.crow = crow.data<int32_t>(), args.col = col.data<int32_t>();
+  if (bias.defined()) args.bias = bias.data<float>();
+  Tensor y(reinterpret_cast<StableValue>(empty_like_rows(x, n)));
+  args.y = const_cast<char*>(y.data<char>()), args.dtype = dtype_of(y);
+  if (args.m != 0 && n != 0) run(kernel, args);
+  stack[0] = y.release();
+}
+
 }  // namespace
 
 void register_words() {
@@ -121,6 +177,8 @@ void register_words() {
   check_torch(torch_api().aoti_torch_library_init_impl("sparsekern", "CPU", __FILE__, __LINE__, &library),
               "library_init");
   check_torch(torch_api().torch_library_impl(library, "cpu_linear_pairs", cpu_linear_pairs, kAbiVersion),
+              "library_impl");
+  check_torch(torch_api().torch_library_impl(library, "cpu_linear_int8", cpu_linear_int8, kAbiVersion),
               "library_impl");
 }
 

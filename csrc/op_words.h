@@ -1,4 +1,5 @@
-// sparsekern::cpu_linear_pairs: products with blocks whose inputs are multiplied a word at a time.
+// sparsekern::cpu_linear_pairs and sparsekern::cpu_linear_int8: products with blocks whose inputs are
+// multiplied a word at a time.
 #pragma once
 
 #include "cpu/words.h"

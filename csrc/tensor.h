@@ -11,6 +11,7 @@ namespace sparsekern {
 
 // c10::ScalarType, part of torch's stable ABI.
 enum ScalarCode : int32_t {
+  kInt8Code = 1,
   kInt32Code = 3,
   kFloat16Code = 5,
   kFloat32Code = 6,
@@ -82,6 +83,8 @@ class Tensor {
   }
   std::string dtype() const {
     switch (dtype_code()) {
+      case kInt8Code:
+        return "torch.int8";
       case kFloat16Code:
         return "torch.float16";
       case kFloat32Code:

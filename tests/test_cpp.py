@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sparsekern.kernels import cpu
+from sparsekern.kernels import cpu, cpu_int8
 
 CASES_OF_ONE_ISA = 9 * 7 * 3 * 2 * 4
-CASES_OF_PAIRS = 3 * 3 * 8 * 3 * 2
+CASES_OF_WORDS = 3 * 3 * 8 * 3 * 2
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(map(str, (ROOT / "csrc/cpu").glob("*.cpp")))
 PROGRAMS = ("kernels", "words")
@@ -38,7 +38,7 @@ def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> N
     flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     kernels, words = build_and_run("g++", flags, [], tmp_path)
     assert f"{CASES_OF_ONE_ISA * len(cpu.isas())} passed, 0 failed" in kernels
-    assert f"{CASES_OF_PAIRS * len(cpu.features())} passed, 0 failed" in words
+    assert f"{CASES_OF_WORDS * len((*cpu.features(), *cpu_int8.kernels()))} passed, 0 failed" in words
 
 
 @pytest.mark.skipif(
@@ -48,4 +48,4 @@ def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> N
 def test_neon_under_an_emulator(tmp_path: Path) -> None:
     kernels, words = build_and_run("aarch64-linux-gnu-g++", ["-O2", "-static"], ["qemu-aarch64"], tmp_path)
     assert f"best neon: {CASES_OF_ONE_ISA * 2} passed, 0 failed" in kernels  # neon and scalar
-    assert "0 passed, 0 failed" in words  # there are none
+    assert f"{CASES_OF_WORDS} passed, 0 failed" in words  # scalar, on int8

@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cpu/half.h"
 #include "cpu/unroll.h"
 #include "cpu/words.h"
 
@@ -79,6 +80,19 @@ struct Pairs {
   }
 };
 
+struct Quads {
+  static constexpr bool pairs = false;
+  static __m512 value_of_rows(const WordArgs& a, int64_t row, int64_t rows, int64_t output,
+                              const float* sums) {
+    const __m512 scales = Zmm::load(a.x_scales + row, Zmm::mask(rows));
+    const __m512 y = Zmm::mul(_mm512_cvtepi32_ps(_mm512_loadu_si512(sums)),
+                              Zmm::mul(scales, Zmm::broadcast(a.scales[output])));
+    return a.bias ? Zmm::add(y, Zmm::broadcast(a.bias[output])) : y;
+  }
+};
+
+#include "cpu/words_quantize.inc.h"
+
 #include "cpu/words_tiles.inc.h"
 
 // Linux lends the registers of tiles to a process that asks for them, once for all of its threads.
@@ -93,18 +107,33 @@ bool supports_pairs() {
          __builtin_cpu_supports("amx-bf16") && tiles_are_ours();
 }
 
-constexpr int64_t kLeastRows = 6;  // with fewer, transposing the weights and idle columns of tiles cost more
+bool supports_quads() {
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("amx-tile") &&
+         __builtin_cpu_supports("amx-int8") && tiles_are_ours();
+}
+
+// With fewer, transposing the weights and the idle columns of tiles cost more than the other kernels.
+constexpr int64_t kLeastRowsOfPairs = 6, kLeastRowsOfQuads = 16;
 
 }  // namespace
 
 extern const WordKernel kAmxPairs = {"amx_bf16",
                                      "avx512",
                                      supports_pairs,
-                                     kLeastRows,
-                                     false,
+                                     kLeastRowsOfPairs,
                                      WordTiles<Pairs>::tiles,
                                      WordTiles<Pairs>::scratch_floats,
-                                     WordTiles<Pairs>::run};
+                                     WordTiles<Pairs>::run,
+                                     nullptr};
+
+extern const WordKernel kAmxQuads = {"amx_int8",
+                                     "avx512",
+                                     supports_quads,
+                                     kLeastRowsOfQuads,
+                                     WordTiles<Quads>::tiles,
+                                     WordTiles<Quads>::scratch_floats,
+                                     WordTiles<Quads>::run,
+                                     quantize_row<false>};
 
 }  // namespace sparsekern
 

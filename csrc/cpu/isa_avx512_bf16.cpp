@@ -63,10 +63,10 @@ extern const WordKernel kDotPairs = {"avx512_bf16",
                                      "avx512",
                                      supported,
                                      0,
-                                     false,
                                      WordOutputs<Pairs>::tiles,
                                      WordOutputs<Pairs>::scratch_floats,
-                                     WordOutputs<Pairs>::run};
+                                     WordOutputs<Pairs>::run,
+                                     nullptr};
 
 }  // namespace sparsekern
 

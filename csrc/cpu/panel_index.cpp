@@ -1,6 +1,8 @@
 #include "cpu/panel_index.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 namespace sparsekern {
 
@@ -20,11 +22,24 @@ void sort_by_length(std::vector<Run>& runs, std::vector<Run>& sorted) {
   for (const Run& each : runs) sorted[begin[each.run.length]++] = each;
 }
 
+// They were checked when the weight was made, and may have been written since: a kernel would read anywhere.
+void check_indices(const int32_t* crow, const int32_t* col, int64_t rows, int64_t k) {
+  for (int64_t row = 0; row < rows; ++row)
+    if (crow[row] < 0 || crow[row + 1] < crow[row])
+      throw std::invalid_argument("crow: expected to rise from 0, got " + std::to_string(crow[row]) +
+                                  " and then " + std::to_string(crow[row + 1]));
+  for (int64_t j = 0; j < (rows ? crow[rows] : 0); ++j)
+    if (col[j] < 0 || col[j] >= k)
+      throw std::invalid_argument("col: expected in [0, " + std::to_string(k) + "), got " +
+                                  std::to_string(col[j]));
+}
+
 }  // namespace
 
 std::vector<int32_t> make_panel_index(const int32_t* crow, const int32_t* col, int64_t n, int64_t k,
                                       int64_t v) {
   const int64_t rows = (n + v - 1) / v, panels = (k + kPanelColumns - 1) / kPanelColumns;
+  check_indices(crow, col, rows, k);
   std::vector<int32_t> first_run{0}, first_block{0};
   std::vector<Run> all, cell, sorted;
   std::vector<int32_t> at(crow, crow + rows);  // of each block row: the first block not yet in a run
@@ -62,16 +77,19 @@ std::vector<int32_t> make_panel_index(const int32_t* crow, const int32_t* col, i
   return words;
 }
 
-void pack_panel_values(const PanelIndex& index, const float* values, uint64_t checksum) {
-  PanelHeader& header = index.header();
+void pack_panel_values(const PanelIndex& index, const float* values) {
+  const PanelHeader& header = index.header();
+  const int64_t v = header.v, last = (header.n + v - 1) / v - 1, stored = header.n - last * v;
   float* to = index.values();
-  for (int32_t i = 0; i < header.runs; ++i) {
-    const int64_t count = int64_t(index.runs()[i].length) * header.v;
-    std::memcpy(to, values + int64_t(index.sources()[i]) * header.v, size_t(count) * sizeof(float));
-    to += count;
-  }
-  header.checksum = checksum;
-  header.packed = 1;
+  for (int64_t cell = 0; cell < index.cells(); ++cell)
+    for (int32_t i = index.first_run()[cell]; i < index.first_run()[cell + 1]; ++i) {
+      const PanelRun run = index.runs()[i];
+      const int64_t count = run.length * v;
+      std::memcpy(to, values + index.sources()[i] * v, size_t(count) * sizeof(float));
+      if (cell / index.panels() * kPanelRows + run.row == last)
+        for (int64_t j = 0; j < run.length; ++j) std::fill(to + j * v + stored, to + (j + 1) * v, 0.0f);
+      to += count;
+    }
 }
 
 }  // namespace sparsekern

@@ -74,10 +74,12 @@ struct PanelIndex {
 };
 
 // Its words; the copy of the values is left for the first product.
+// Throws std::invalid_argument: crow falls, or a column is not in [0, k).
 std::vector<int32_t> make_panel_index(const int32_t* crow, const int32_t* col, int64_t n, int64_t k,
                                       int64_t v);
 
-// Copies the values into the kernel's order; `values` lie as LinearArgs says.
-void pack_panel_values(const PanelIndex& index, const float* values, uint64_t checksum);
+// Copies the values into the kernel's order; `values` lie as LinearArgs says. What lies beyond n becomes
+// zero.
+void pack_panel_values(const PanelIndex& index, const float* values);
 
 }  // namespace sparsekern

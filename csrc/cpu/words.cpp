@@ -4,11 +4,34 @@
 namespace sparsekern {
 
 #if defined(__x86_64__) && defined(__linux__)
-extern const WordKernel kAmxPairs, kDotPairs;
-
-std::vector<const WordKernel*> pair_kernels() { return {&kAmxPairs, &kDotPairs}; }
-#else
-std::vector<const WordKernel*> pair_kernels() { return {}; }
+extern const WordKernel kAmxPairs, kAmxQuads;
 #endif
+#if defined(__x86_64__)
+extern const WordKernel kDotPairs, kDotQuads;
+#endif
+extern const WordKernel kScalarQuads;
+
+std::vector<const WordKernel*> pair_kernels() {
+  return {
+#if defined(__x86_64__) && defined(__linux__)
+      &kAmxPairs,
+#endif
+#if defined(__x86_64__)
+      &kDotPairs,
+#endif
+  };
+}
+
+std::vector<const WordKernel*> quad_kernels() {
+  return {
+#if defined(__x86_64__) && defined(__linux__)
+      &kAmxQuads,
+#endif
+#if defined(__x86_64__)
+      &kDotQuads,
+#endif
+      &kScalarQuads,  // runs everywhere
+  };
+}
 
 }  // namespace sparsekern

@@ -39,13 +39,23 @@ struct WordKernel {
   const char* isa;  // that must be in use, null for any
   bool (*supported)();
   int64_t least_rows;  // of x, for which it is worth while where another is there too
-  bool offset_x;       // quads: takes x + 128, unsigned
   int64_t (*tiles)(const WordArgs&);
   size_t (*scratch_floats)(const WordArgs&);  // scratch of one thread, 64-byte aligned
   void (*run)(const WordArgs&, int64_t begin, int64_t end, float* scratch);
+  // Quads: k inputs of a row as the kernel wants them, and what 1 stands for. Null for pairs.
+  void (*quantize)(const float* x, int64_t k, uint32_t* words, float* scale);
 };
+
+// What a row is multiplied with before it is rounded to int8, given its largest magnitude. Rows below
+// 2^-100 are taken for zero, since their factor may overflow; NaN and infinity make the scale NaN.
+inline float quantize_factor(float largest, float* scale) {
+  const bool finite = largest <= 3.402823466e38f, large = largest >= 0x1p-100f;
+  *scale = finite ? (large ? largest / 127 : 0.0f) : largest - largest;
+  return finite && large ? 127 / largest : 0.0f;
+}
 
 // Compiled in, best first.
 std::vector<const WordKernel*> pair_kernels();
+std::vector<const WordKernel*> quad_kernels();
 
 }  // namespace sparsekern

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from sparsekern.cli.bench.presets import DTYPES, PRESETS
+from sparsekern.cli.bench.presets import DTYPES, INT8, PRESETS
 from sparsekern.cli.progress import say
 
 MOST_SEEDS = 1000
@@ -108,7 +108,7 @@ def _add_bench_linear(linear: argparse.ArgumentParser) -> None:
     sizes.add_argument("--sparsity", type=_share, nargs="+", metavar="SHARE", help="of zeros: 0.8 0.9")
     sizes.add_argument("--block", type=_block, nargs="+", metavar="RxC", help="outputs x inputs")
     sizes.add_argument("--batch", type=_positive, nargs="+", metavar="ROWS", help="rows of x")
-    sizes.add_argument("--dtype", choices=DTYPES, help="of weight and x")
+    sizes.add_argument("--dtype", choices=(*DTYPES, INT8), help="of weight and x")
     sizes.add_argument("--budget", type=_seconds, metavar="SECONDS", help="for each case")
     linear.add_argument("--threads", type=_positive, default=1, help="torch threads (%(default)s)")
     linear.add_argument("--json", type=Path, metavar="FILE", help="append a JSON line per rival and case")

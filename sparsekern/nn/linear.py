@@ -17,7 +17,7 @@ from sparsekern.kernels.table import BY_NAME
 from sparsekern.masks import fit_block, masks_of, pool
 from sparsekern.ops import linear_packed
 
-BLOCKS = ((1, 1), (8, 1), (16, 1), (32, 1))
+BLOCKS = ((1, 1), (8, 1), (16, 1), (32, 1), (16, 2), (32, 2))
 """Blocks that ``block=None`` and ``swap_`` consider."""
 
 TYPICAL_ROWS = 64  # a layer's kernel is chosen when it is made, before the rows of its inputs are known
@@ -74,7 +74,6 @@ class SparseLinear(nn.Linear):
         self.register_buffer("crow", crow)
         self.register_buffer("col", col)
         self.register_buffer("kept", kept, persistent=False)
-        self.register_buffer("index", None, persistent=False)
         self.crow: Tensor
         self.col: Tensor
         self.index: Tensor
@@ -164,7 +163,7 @@ class SparseLinear(nn.Linear):
             parameters["bias"],
             buffers["crow"],  # type: ignore[arg-type]
             buffers["col"],  # type: ignore[arg-type]
-            buffers["index"],  # type: ignore[arg-type]
+            self.index,
             self.out_features,
             self.in_features,
         )
@@ -202,18 +201,20 @@ class SparseLinear(nn.Linear):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
         before = self.values.device, self.values.dtype
+        # Indices are moved, whatever `fn` does besides: a cast to a float type and back would round them.
+        indices = {name: self._buffers[name] for name in ("crow", "col", "kept")}
+        self._buffers.update(dict.fromkeys(indices))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in self._buffers.items():  # nn.Module.type casts them too
-            if buffer is not None:
-                self._buffers[name] = buffer.to(torch.bool if name == "kept" else torch.int32)
-        if (self.values.device, self.values.dtype) != before and before[0].type != "meta":
+        device = self.values.device
+        self._buffers.update({name: _moved(buffer, device) for name, buffer in indices.items()})
+        if (device, self.values.dtype) != before and before[0].type != "meta":
             self._plan(self.matrix)  # another device or dtype may want another kernel
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the layer that ``restore_`` would put back: copies and files carry the sparse weight
-        only."""
-        return {key: value for key, value in vars(self).items() if key != "_replaced"}
+        """Without the layer that ``restore_`` would put back, and the kernel's own index, made anew: copies
+        and files carry the sparse weight only."""
+        return {key: value for key, value in vars(self).items() if key not in ("_replaced", "index")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -256,6 +257,12 @@ class SparseLinear(nn.Linear):
                 self.values.data = matrix.values.clone()
                 self.values.grad = None  # it belonged to another pattern, as does an optimizer's state
         self._plan(self.matrix)
+
+
+def _moved(buffer: Tensor | None, device: torch.device) -> Tensor | None:
+    if buffer is None or buffer.device == device:
+        return buffer
+    return torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
 
 
 def problem_of(weight: BlockSparse) -> Problem:

@@ -57,7 +57,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, values, crow, col, index = ctx.saved_tensors
     weight = PackedWeight(values, None, crow, col, index, *ctx.shape)
-    backend = BY_NAME[ctx.kernel].backend()
+    # A derivative of this derivative is wanted: torch knows that of the reference's dense products.
+    again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    backend = BY_NAME["reference_linear" if again else ctx.kernel].backend()
     to_x = backend.grad_input(grad, weight) if ctx.needs_input_grad[0] else None
     to_values = backend.grad_values(grad, x, weight) if ctx.needs_input_grad[1] else None
     to_bias = rows_of(grad).sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None

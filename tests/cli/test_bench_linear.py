@@ -196,7 +196,7 @@ def test_notes_count_refusals_once() -> None:
     assert "bsr_linear refuses: tired (2 of 3 cases)" in lines and len(set(lines)) == len(lines)
 
 
-def test_the_limit_is_the_slower_of_peak_and_bandwidth() -> None:
+def test_the_limit_is_the_slower_of_peak_and_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(10, 6)
     weight[8, 1] = weight[0, 5] = 1.0  # of blocks of 4, ragged: one of 2 weights, one of 4
     small = limit.limit(Case(1, 10, 6, 0.8, (4, 1)), weight, peak_gflops=100.0, threads=1)
@@ -204,5 +204,9 @@ def test_the_limit_is_the_slower_of_peak_and_bandwidth() -> None:
     assert small.time_us == pytest.approx(small.nbytes / 20e3)
     large = limit.limit(Case(1000, 10, 6, 0.8, (4, 1)), weight, peak_gflops=0.1, threads=1)
     assert large.time_us == pytest.approx(1000 * 12 / 0.1e3)
-    pairs = limit.limit(Case(1000, 10, 6, 0.8, (4, 2), "bfloat16"), weight.bfloat16(), 0.1, 2)
-    assert pairs.flops == 2000 * (4 + 8) and pairs.time_us == pytest.approx(pairs.flops / 0.4e3)
+    for features, times in (((), 1), (("avx512_bf16",), 2), (("amx_bf16", "avx512_bf16"), 16)):
+        monkeypatch.setattr(limit.cpu, "features", lambda features=features: features)
+        pairs = limit.limit(Case(1000, 10, 6, 0.8, (4, 2), "bfloat16"), weight.bfloat16(), 1e-3, 2)
+        assert pairs.flops == 2000 * (4 + 8) and pairs.time_us == pytest.approx(pairs.flops / times / 2)
+    quads = limit.limit(Case(1, 10, 6, 0.8, (4, 4), "int8"), weight, 100.0, 1)
+    assert quads.nbytes == (8 + 8) + 4 * (6 + 10) + 2 * 2

@@ -12,8 +12,9 @@ import truth
 from torch import Tensor, nn
 
 from sparsekern.cli.bench.cases import Case, Truth
-from sparsekern.cli.bench.presets import DTYPES
+from sparsekern.cli.bench.presets import DTYPES, INT8
 from sparsekern.cli.bench.rivals import CSR_RIVALS, DENSE_RIVALS, NEEDS, RIVALS, missing, prepare
+from sparsekern.cli.bench.rivals_int8 import RIVALS_INT8
 
 
 @pytest.mark.parametrize("block", [(1, 1), (8, 1), (16, 2)], ids=str)
@@ -27,6 +28,21 @@ def test_a_rival_is_right_or_refuses_in_words(rival: str, dtype: str, block: tup
             assert len(call) > 10
         else:
             Truth.of(weight, bias, x).check(call(x), x.dtype)
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_an_int8_rival_is_near_or_refuses_in_words(rival: str) -> None:
+    weight, bias, x = Case(7, 33, 20, 0.6, (16, 4), INT8).tensors()
+    want = Truth.of_int8(weight, bias, x)
+    with torch.inference_mode():
+        call = prepare(rival, (16, 4), weight, bias, x, RIVALS_INT8)
+        if isinstance(call, str):
+            assert len(call) > 10 and (rival not in RIVALS_INT8 or missing(rival))
+            return
+        want.check(call(x), torch.float32)
+        with pytest.raises(ValueError, match="wrong by"):
+            want.check(call(x) + 20 * want.limit.float(), torch.float32)
+    assert set(RIVALS_INT8) <= set(RIVALS)
 
 
 def test_torch_and_sparsekern_serve_every_dtype() -> None:

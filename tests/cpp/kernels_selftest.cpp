@@ -47,7 +47,7 @@ struct Data {
     const std::vector<int32_t> words = make_panel_index(crow.data(), col.data(), p.n, p.k, p.v);
     panels.reset(static_cast<int32_t*>(std::aligned_alloc(64, words.size() * sizeof(int32_t))));
     std::copy(words.begin(), words.end(), panels.get());
-    pack_panel_values(PanelIndex{panels.get()}, values.data(), 1);
+    pack_panel_values(PanelIndex{panels.get()}, values.data());
   }
 };
 
@@ -86,9 +86,9 @@ int check(const Isa& isa, const Problem& p, int kernel_id, int chunks) {
                   Activation::kNone};
   const LinearKernel& kernel = isa.linear[kernel_id];
   if (!kernel.takes(args)) return 0;
-  const size_t bytes = (kernel.scratch_floats(args) * sizeof(float) + 127) / 64 * 64;
-  std::unique_ptr<float, decltype(&std::free)> scratch(static_cast<float*>(std::aligned_alloc(64, bytes)),
-                                                       std::free);
+  void* memory = nullptr;  // exactly as much as is asked for
+  if (posix_memalign(&memory, 64, kernel.scratch_floats(args) * sizeof(float))) return 1;
+  const std::unique_ptr<float, decltype(&std::free)> scratch(static_cast<float*>(memory), std::free);
   for (int64_t task = 0; task < kernel.tiles(args) * chunks; ++task)
     kernel.run(args, task, task + 1, scratch.get());
   const double error = error_of(p, d);

@@ -58,3 +58,5 @@ def test_cost_falls_with_density_and_rises_with_waste() -> None:
     assert cost("cpu_linear", (16, 1), 0.1) < cost("cpu_linear", (16, 1), 0.5)
     assert cost("cpu_linear", (16, 1), 0.1) < cost("cpu_linear", (1, 1), 0.1)
     assert cost("reference_linear", (4, 4), 0.1) > 1
+    half = replace(PROBLEM, dtype="bfloat16", block=(16, 2))
+    assert relative_cost("cpu_linear_pairs", half) < relative_cost("cpu_linear", replace(half, block=(16, 1)))

@@ -19,7 +19,8 @@ Tensors = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """y = x W^T + b with x (m, k), W (n, k), whole blocks of W zero; `dtype` is torch's name of it."""
+    """y = x W^T + b with x (m, k), W (n, k), whole blocks of W zero; `dtype` is torch's name of it; int8
+    is made from float32, by each rival itself."""
 
     m: int
     n: int
@@ -37,7 +38,7 @@ class Case:
         rounded share of its blocks, drawn at random, is zero."""
         generator = torch.Generator().manual_seed(seed)
         mask = self._mask(generator) if mask is None else mask
-        dtype: torch.dtype = getattr(torch, self.dtype)
+        dtype: torch.dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
         weight = torch.randn(self.n, self.k, generator=generator) * mask
         bias = torch.randn(self.n, generator=generator)
         x = torch.randn(self.m, self.k, generator=generator)
@@ -93,6 +94,15 @@ class Truth:
         scale = F.linear(x.abs().double(), weight.abs().double(), bias.abs().double())
         limit = (2 * gamma + rounding) * scale + kind.smallest_normal * kind.eps
         return cls(F.linear(x.double(), weight.double(), bias.double()), limit)
+
+    @classmethod
+    def of_int8(cls, weight: Tensor, bias: Tensor, x: Tensor) -> Truth:
+        """The limit is a step of int8 for each x and each weight, the coarsest of all rivals': one scale in
+        all for x and for the weight, 7 bits for x."""
+        step_x, step_weight = float(x.abs().max()) / 127, float(weight.abs().max()) / 127
+        terms = step_x * weight.abs().sum(1) + step_weight * x.abs().sum(1, keepdim=True)
+        limit = terms + step_x * step_weight * weight.shape[1]
+        return cls(F.linear(x.double(), weight.double(), bias.double()), limit.double())
 
     def check(self, got: Tensor, dtype: torch.dtype) -> float:
         """Largest absolute error of `got` (m, n), to be asked for before any clock starts.

@@ -11,8 +11,9 @@ import torch
 from sparsekern.bench import Ratio, Timing, best_dense, interleave, ratio
 from sparsekern.cli.bench.cases import Case, Tensors, Truth
 from sparsekern.cli.bench.limit import Limit, limit
-from sparsekern.cli.bench.rivals import DENSE_RIVALS, Call, prepare
-from sparsekern.nn import SparseLinear
+from sparsekern.cli.bench.rivals import DENSE_RIVALS, RIVALS, Call, prepare
+from sparsekern.cli.bench.rivals_int8 import RIVALS_INT8
+from sparsekern.nn import QuantizedSparseLinear, SparseLinear
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,10 @@ def measure(case: Case, tensors: Tensors, setting: Setting) -> Result:
     errors: dict[str, float] = {}
     refusals: dict[str, str] = {}
     with torch.inference_mode():
-        truth = Truth.of(weight, bias, x)
+        int8 = case.dtype == "int8"
+        truth = (Truth.of_int8 if int8 else Truth.of)(weight, bias, x)
         for rival in setting.rivals:
-            call = prepare(rival, case.block, weight, bias, x)
+            call = prepare(rival, case.block, weight, bias, x, RIVALS_INT8 if int8 else RIVALS)
             if isinstance(call, str):
                 refusals[rival] = call
                 continue
@@ -86,7 +88,7 @@ def measure(case: Case, tensors: Tensors, setting: Setting) -> Result:
             else:
                 calls[rival] = call
         ours = calls.get("sparsekern")
-        if not isinstance(ours, SparseLinear):
+        if not isinstance(ours, (SparseLinear, QuantizedSparseLinear)):
             raise ValueError(f"sparsekern on {case}: {refusals['sparsekern']}")
         least = limit(case, weight, setting.peak_gflops, setting.threads)
         timed = {rival: partial(call, x) for rival, call in calls.items()}
@@ -94,5 +96,5 @@ def measure(case: Case, tensors: Tensors, setting: Setting) -> Result:
     return Result(case, times, errors, refusals, _kernel_of(ours, case.m), least)
 
 
-def _kernel_of(layer: SparseLinear, rows: int) -> str:
+def _kernel_of(layer: SparseLinear | QuantizedSparseLinear, rows: int) -> str:
     return layer.variant(rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 Pair = tuple[int, int]
 
 DTYPES = ("float32", "bfloat16", "float16")
+INT8 = "int8"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -26,13 +26,17 @@ def _dense(name: str, weight: Tensor, bias: Tensor, x: Tensor, block: tuple[int,
 def _onnxruntime(weight: Tensor, bias: Tensor, x: Tensor, block: tuple[int, int]) -> Call | str:
     if weight.dtype not in (torch.float32, torch.float16):
         return f"numpy, which feeds ONNX Runtime, has no {weight.dtype}"
+    return onnxruntime_call(_onnx_model(weight, bias, x.shape[0]))
+
+
+def onnxruntime_call(model: bytes) -> Call:
+    """A call of a model with an input x and an output, on as many threads as torch is set to."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     # Its threads must not spin while other rivals are timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    model = _onnx_model(weight, bias, x.shape[0])
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return partial(_onnxruntime_linear, session)
 
@@ -131,14 +135,23 @@ def missing(rival: str) -> str | None:
     return None
 
 
-def prepare(rival: str, block: tuple[int, int], weight: Tensor, bias: Tensor, x: Tensor) -> Call | str:
-    """The rival's call for this weight, called once, or its refusal in words."""
+def prepare(
+    rival: str,
+    block: tuple[int, int],
+    weight: Tensor,
+    bias: Tensor,
+    x: Tensor,
+    table: Mapping[str, Prepare] = RIVALS,
+) -> Call | str:
+    """The call of a rival of `table` for this weight, called once, or its refusal in words."""
     if reason := missing(rival):
         return reason
+    if rival not in table:
+        return "has no linear layer in this dtype"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse (CSR|BSR) tensor support is in beta")
         try:
-            call = RIVALS[rival](weight, bias, x, block)
+            call = table[rival](weight, bias, x, block)
             if not isinstance(call, str):
                 call(x)  # some refuse only now
         except RuntimeError as error:

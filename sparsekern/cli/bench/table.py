@@ -58,7 +58,7 @@ def notes(results: Sequence[Result], setting: Setting) -> Iterator[str]:
     yield (
         "The limit is the time that the FMA peak, or reading the stored weights, 2 bytes for each block's "
         "index, x and y, takes at least; several threads count as so many times one. bfloat16 counts at the "
-        "float32 peak, in blocks (..., 2) at twice that."
+        "float32 peak; in blocks (..., 2), and int8, at that of the best instructions for them."
     )
     reasons = Counter(refusal for result in results for refusal in result.refusals.items())
     for (rival, reason), count in reasons.items():
