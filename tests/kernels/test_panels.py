@@ -104,3 +104,45 @@ def test_the_index_is_smaller_than_the_dense_weight_from_break_even_on(block: tu
 def test_tall_blocks_have_no_index() -> None:
     assert cpu.linear.pack(sparse(16, 8, 0.5, (4, 1))).numel() == 0
     assert _core.PANEL_HEIGHT == 3
+
+
+@pytest.mark.parametrize("kernel", ["panels", "rows"])
+@pytest.mark.parametrize("block", [(2, 1), (3, 1), (5, 1)])
+def test_padding_of_a_ragged_block_shows_in_no_gradient(block: tuple[int, int], kernel: str) -> None:
+    weight = sparse(7, 20, 0.3, block)
+    beyond = weight.block_row()[:, None] * block[0] + torch.arange(block[0]) >= 7
+    weight.values[beyond[:, :, None]] = float("nan")
+    index = cpu.linear.pack(weight) if kernel == "panels" else torch.empty(0, dtype=torch.int32)
+    packed = PackedWeight(weight.values, None, weight.crow, weight.col, index, 7, 20)
+    grad, x = torch.randn(70, 7), torch.randn(70, 20)
+    x[3, 4] = float("inf")
+    assert cpu.linear.grad_input(grad, packed).isfinite().all()
+    assert not cpu.linear.grad_values(grad, x, packed)[beyond].any()
+
+
+def test_indices_that_were_written_are_refused_before_they_are_read() -> None:
+    weight = sparse(7, 20, 0.3)
+    for name, at, value, words in (
+        ("col", 3, 20, r"col: expected in \[0, 20\), got 20"),
+        ("crow", 2, 10**6, "crow: expected to rise"),
+        ("crow", 7, 10**6, "do not belong"),
+    ):
+        tensors = {"crow": weight.crow.clone(), "col": weight.col.clone()}
+        tensors[name][at] = value
+        with pytest.raises(ValueError, match=words):
+            _core.panel_index(tensors["crow"].numpy(), tensors["col"].numpy(), 7, 20, 1)
+
+
+def test_no_cast_and_no_average_touches_the_indices() -> None:
+    one, x = layer(), torch.randn(ROWS, 512)
+    with torch.no_grad():
+        want = one(x)
+        one.type(torch.float32)
+        assert torch.equal(one(x), want)
+        one.type(torch.bfloat16)
+        torch.testing.assert_close(one(x.bfloat16()).float(), want, rtol=0.05, atol=0.3)
+        one = layer()
+        averaged = torch.optim.swa_utils.AveragedModel(one, use_buffers=True)
+        for _ in range(3):
+            averaged.update_parameters(one)
+        torch.testing.assert_close(averaged(x), one(x))

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from sparsekern.formats import BlockSparse
-from sparsekern.kernels import KERNELS, Choice, Plan, make_plan
+from sparsekern.kernels import KERNELS, Choice, Plan, cpu, make_plan
+from sparsekern.kernels.select import PackedWeight
+from sparsekern.kernels.table import BY_NAME
 from sparsekern.ops import linear
 
 
@@ -85,6 +87,24 @@ def test_autocast_keeps_gradients() -> None:
     torch.testing.assert_close(x.grad, weight.to_dense().sum(0).expand(3, 7))
 
 
+@pytest.mark.parametrize("block", [(1, 1), (2, 1), (5, 1)])
+def test_the_gradient_has_a_gradient(block: tuple[int, int]) -> None:
+    """A gradient penalty: on the CPU's own kernels, not only on the reference."""
+    _, weight, bias, _ = problem(torch.float32, block)
+    plan = make_plan(weight, Choice(BY_NAME["cpu_linear"], ()))
+    x, values = torch.randn(70, 7, requires_grad=True), weight.values.clone().requires_grad_()
+    matrix = BlockSparse.trusted(weight.shape, weight.crow, weight.col, values)
+
+    def penalty(y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        (first,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), (x, values))
+
+    got = penalty(linear(x, matrix, bias, plan))
+    want = penalty(torch.nn.functional.linear(x, matrix.to_dense(), bias))
+    for ours, torchs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("grad", [False, True])
 def test_errors_name_what_came(grad: bool) -> None:
     x, weight, bias, plan = problem(torch.float32)
@@ -126,9 +146,11 @@ def test_opcheck_of_the_cpu_op() -> None:
 
 def test_opcheck_of_the_gradients() -> None:
     for block in ((1, 1), (4, 1)):
-        x, weight, _, plan = problem(torch.float32, block)
-        parts = (weight.values, weight.crow, weight.col, plan.index, *weight.shape)
+        x, weight, _, _ = problem(torch.float32, block)
+        index = cpu.linear.pack(weight)
+        parts = (weight.values, weight.crow, weight.col, index, *weight.shape)
         grad = torch.randn(3, 10)
+        cpu.linear.grad_input(grad, PackedWeight(weight.values, None, *parts[1:]))  # fills the index's copy
         torch.library.opcheck(torch.ops.sparsekern.cpu_linear_grad_input.default, (grad, *parts))
         torch.library.opcheck(torch.ops.sparsekern.cpu_linear_grad_values.default, (grad, x, *parts))
         with pytest.raises(ValueError, match=r"grad: expected \(\.\.\., 10\) .* got \(3, 9\)"):
