@@ -138,10 +138,10 @@ PYBIND11_MODULE(_core, m) {
       "Names of the kernels for bfloat16 pairs that this machine and the ISA in use allow, best first.");
   m.def("quad_kernels", [] { return word_kernel_names(quad_kernels()); }, "The same for int8.");
   m.def(
-      "choose_pairs", [](int64_t rows) { return choose_word_kernel(usable(pair_kernels()), rows).name; },
+      "choose_pairs", [](int64_t rows) { return choose_word_kernel(pair_kernels(), rows).name; },
       py::arg("m"), "The name in pair_kernels() of the kernel that runs m rows.");
   m.def(
-      "choose_quads", [](int64_t rows) { return choose_word_kernel(usable(quad_kernels()), rows).name; },
+      "choose_quads", [](int64_t rows) { return choose_word_kernel(quad_kernels(), rows).name; },
       py::arg("m"), "The name in quad_kernels() of the kernel that runs m rows.");
   m.def("read_gbs", read_gbs, py::arg("bytes"),
         "Best of 20 runs of reading so many bytes over and over, in GB/s.");

@@ -130,9 +130,7 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
   check("x", x, k, values, n, k);
   if (bias.defined()) check_bias(bias, values, n);
   check_weight(values, crow, col, index, n, k);
-  if (act < 0 || act > int64_t(Activation::kGelu))
-    throw std::invalid_argument("activation: expected 0 (none), 1 (relu) or 2 (gelu), got " +
-                                std::to_string(act));
+  const Activation activation = activation_of(act);
   const Rows rows(x, k);
   LinearArgs args{rows.data,
                   rows.stride,
@@ -147,7 +145,7 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
                   k,
                   values.sizes()[1],
                   1,
-                  Activation(act)};
+                  activation};
   const LinearKernel& kernel = kernel_of(id, args);
   std::optional<Rows> terms;
   if (bias.defined()) args.bias = terms.emplace(bias, n).data;

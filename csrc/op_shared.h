@@ -101,6 +101,13 @@ inline void check_bias(const Tensor& bias, const Tensor& values, int64_t n) {
                               bias.dtype() + " " + words_of_shape(bias));
 }
 
+inline Activation activation_of(int64_t number) {
+  if (number < 0 || number > int64_t(Activation::kGelu))
+    throw std::invalid_argument("activation: expected 0 (none), 1 (relu) or 2 (gelu), got " +
+                                std::to_string(number));
+  return Activation(number);
+}
+
 inline TensorHandle empty_like_rows(const Tensor& x, int64_t n) {
   std::vector<int64_t> sizes(x.sizes(), x.sizes() + x.dim()), strides(sizes.size());
   sizes.back() = n;

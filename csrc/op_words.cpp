@@ -7,21 +7,28 @@
 
 namespace sparsekern {
 
+bool is_usable(const WordKernel& kernel) {
+  return kernel.supported() && (!kernel.isa || std::strcmp(kernel.isa, current_isa->name) == 0);
+}
+
 std::vector<const WordKernel*> usable(const std::vector<const WordKernel*>& kernels) {
   std::vector<const WordKernel*> found;
   for (const WordKernel* kernel : kernels)
-    if (kernel->supported() && (!kernel->isa || std::string(kernel->isa) == current_isa->name))
-      found.push_back(kernel);
+    if (is_usable(*kernel)) found.push_back(kernel);
   return found;
 }
 
-const WordKernel& choose_word_kernel(const std::vector<const WordKernel*>& usable, int64_t m) {
-  if (usable.empty())
+const WordKernel& choose_word_kernel(const std::vector<const WordKernel*>& kernels, int64_t m) {
+  const WordKernel* last = nullptr;
+  for (const WordKernel* kernel : kernels)
+    if (is_usable(*kernel)) {
+      last = kernel;
+      if (m >= kernel->least_rows) break;
+    }
+  if (!last)
     throw std::invalid_argument(std::string("no kernel for these blocks: this machine, or the ISA in use (") +
                                 current_isa->name + "), lacks the instructions");
-  for (const WordKernel* kernel : usable)
-    if (m >= kernel->least_rows) return *kernel;
-  return *usable.back();
+  return *last;
 }
 
 namespace {
@@ -72,16 +79,9 @@ void check_blocks(const Tensor& values, const Tensor& crow, const Tensor& col, c
                                 " of a weight with " + std::to_string(a.n) + " outputs");
 }
 
-Activation activation_of(int64_t number) {
-  if (number < 0 || number > int64_t(Activation::kGelu))
-    throw std::invalid_argument("activation: expected 0 (none), 1 (relu) or 2 (gelu), got " +
-                                std::to_string(number));
-  return Activation(number);
-}
-
 const WordKernel& kernel_of(const std::vector<const WordKernel*>& all, int64_t id, int64_t m) {
+  if (id == kChooseKernel) return choose_word_kernel(all, m);
   const std::vector<const WordKernel*> found = usable(all);
-  if (id == kChooseKernel) return choose_word_kernel(found, m);
   if (id < 0 || id >= int64_t(found.size()))
     throw std::invalid_argument("kernel: expected -1 (choose) or the number of one of " +
                                 std::to_string(found.size()) + " kernels, got " + std::to_string(id));

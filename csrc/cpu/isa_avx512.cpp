@@ -70,11 +70,7 @@ struct ByLanes {
   static constexpr LinearGradKernel grad_kernel() { return {tiles, scratch_floats, run}; }
 };
 
-bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("fma");
-}
+bool supported() { return supports_zmm() && __builtin_cpu_supports("fma"); }
 
 }  // namespace
 

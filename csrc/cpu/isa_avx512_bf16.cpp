@@ -51,11 +51,7 @@ struct Pairs {
 
 #include "cpu/words_outputs.inc.h"
 
-bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512bf16");
-}
+bool supported() { return supports_zmm() && __builtin_cpu_supports("avx512bf16"); }
 
 }  // namespace
 

@@ -57,11 +57,7 @@ struct Quads {
 
 #include "cpu/words_outputs.inc.h"
 
-bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vnni");
-}
+bool supported() { return supports_zmm() && __builtin_cpu_supports("avx512vnni"); }
 
 }  // namespace
 

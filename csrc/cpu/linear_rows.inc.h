@@ -51,6 +51,13 @@ void block_outputs(const LinearArgs& a, int64_t block_row, int64_t lane, const f
     }
 }
 
+// Spreads the rows of the next tile of x over the steps of this one's work.
+inline void prefetch_next_tile(const LinearArgs& a, int64_t row1, int64_t rows, int64_t step, int64_t steps) {
+  const int64_t left = a.m - row1 < rows ? a.m - row1 : rows;
+  prefetch_rows<false>(a.x + row1 * a.x_stride, a.x_stride, left * step / steps, left * (step + 1) / steps,
+                       a.k);
+}
+
 template <class Vec>
 struct LinearRows {
   static constexpr int kOutputs = Vec::outputs_at_once;

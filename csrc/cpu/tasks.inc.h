@@ -44,10 +44,3 @@ inline void prefetch_rows(const float* matrix, int64_t stride, int64_t begin, in
     for (int64_t column = 0; column < columns; column += 16)
       __builtin_prefetch(matrix + row * stride + column, kWrite, 2);
 }
-
-// Spreads the rows of the next tile of x over the steps of this one's work.
-inline void prefetch_next_tile(const LinearArgs& a, int64_t row1, int64_t rows, int64_t step, int64_t steps) {
-  const int64_t left = a.m - row1 < rows ? a.m - row1 : rows;
-  prefetch_rows<false>(a.x + row1 * a.x_stride, a.x_stride, left * step / steps, left * (step + 1) / steps,
-                       a.k);
-}

@@ -11,8 +11,8 @@ extern const WordKernel kDotPairs, kDotQuads;
 #endif
 extern const WordKernel kScalarQuads;
 
-std::vector<const WordKernel*> pair_kernels() {
-  return {
+const std::vector<const WordKernel*>& pair_kernels() {
+  static const std::vector<const WordKernel*> kernels = {
 #if defined(__x86_64__) && defined(__linux__)
       &kAmxPairs,
 #endif
@@ -20,10 +20,11 @@ std::vector<const WordKernel*> pair_kernels() {
       &kDotPairs,
 #endif
   };
+  return kernels;
 }
 
-std::vector<const WordKernel*> quad_kernels() {
-  return {
+const std::vector<const WordKernel*>& quad_kernels() {
+  static const std::vector<const WordKernel*> kernels = {
 #if defined(__x86_64__) && defined(__linux__)
       &kAmxQuads,
 #endif
@@ -32,6 +33,7 @@ std::vector<const WordKernel*> quad_kernels() {
 #endif
       &kScalarQuads,  // runs everywhere
   };
+  return kernels;
 }
 
 }  // namespace sparsekern

@@ -55,7 +55,7 @@ inline float quantize_factor(float largest, float* scale) {
 }
 
 // Compiled in, best first.
-std::vector<const WordKernel*> pair_kernels();
-std::vector<const WordKernel*> quad_kernels();
+const std::vector<const WordKernel*>& pair_kernels();
+const std::vector<const WordKernel*>& quad_kernels();
 
 }  // namespace sparsekern

@@ -94,3 +94,8 @@ struct Zmm {
   static __m512d as_pd(T a) { return _mm512_castps_pd(a); }
   static T as_ps(__m512d a) { return _mm512_castpd_ps(a); }
 };
+
+inline bool supports_zmm() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+}
