@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "cpu/conv.h"
 #include "cpu/kernels.h"
 #include "cpu/panel_index.h"
+#include "op_conv2d.h"
 #include "op_linear.h"
 #include "op_words.h"
 #include "stable_abi.h"
@@ -34,6 +36,7 @@ void use_torch(const py::dict& addresses) {
   SPARSEKERN_TORCH_FUNCTIONS(SPARSEKERN_TAKE)
 #undef SPARSEKERN_TAKE
   register_linear();
+  register_conv2d();
   register_words();
 }
 
@@ -50,6 +53,12 @@ py::tuple linear_kernels() {
   return py::tuple(names);
 }
 
+py::tuple conv_kernels() {
+  py::list names;
+  for (int i = 0; i < kConvKernels; ++i) names.append(best_isa().conv[i].name);
+  return py::tuple(names);
+}
+
 py::tuple word_kernel_names(const std::vector<const WordKernel*>& kernels) {
   py::list names;
   for (const WordKernel* kernel : usable(kernels)) names.append(kernel->name);
@@ -58,16 +67,31 @@ py::tuple word_kernel_names(const std::vector<const WordKernel*>& kernels) {
 
 using Indices = py::array_t<int32_t, py::array::c_style>;
 
-py::array_t<int32_t> panel_index(const Indices& crow, const Indices& col, int64_t n, int64_t k, int64_t v) {
-  const int64_t rows = v > 0 ? (n + v - 1) / v : -1;
+// The words of an index, checked and made without the GIL.
+std::vector<int32_t> index_of(const Indices& crow, const Indices& col, const PanelShape& shape) {
+  const int64_t rows = shape.v > 0 ? (shape.n + shape.v - 1) / shape.v : -1;
   if (crow.size() != rows + 1 || col.size() < crow.at(rows))
-    throw std::invalid_argument("crow and col do not belong to a weight (" + std::to_string(n) + ", " +
-                                std::to_string(k) + ") in blocks (" + std::to_string(v) + ", 1)");
-  std::vector<int32_t> words;
-  {
-    py::gil_scoped_release release;
-    words = make_panel_index(crow.data(), col.data(), n, k, v);
-  }
+    throw std::invalid_argument("crow and col do not belong to a weight (" + std::to_string(shape.n) + ", " +
+                                std::to_string(shape.k) + ") in blocks (" + std::to_string(shape.v) + ", 1)");
+  const py::gil_scoped_release release;
+  return make_panel_index(crow.data(), col.data(), shape);
+}
+
+py::array_t<int32_t> panel_index(const Indices& crow, const Indices& col, int64_t n, int64_t k, int64_t v) {
+  std::vector<int32_t> words = index_of(crow, col, {n, k, v, 1, kPanelColumns});
+  const PanelHeader& header = PanelIndex{words.data()}.header();
+  if (!header.has_panels() && !header.is_compact()) words.clear();  // it would say nothing
+  return py::array_t<int32_t>(py::ssize_t(words.size()), words.data());
+}
+
+py::array_t<int32_t> conv_index(const Indices& crow, const Indices& col, int64_t n, int64_t channels,
+                                int64_t kh, int64_t kw, int64_t v) {
+  const int64_t taps = kh * kw;
+  if (kh < 1 || kw < 1 || taps > kMostPanelColumns)
+    throw std::invalid_argument("kernel: expected 1 to " + std::to_string(kMostPanelColumns) + " taps, got " +
+                                std::to_string(kh) + " x " + std::to_string(kw));
+  const std::vector<int32_t> words =
+      index_of(crow, col, {n, channels * taps, v, taps, conv_panel_groups(kh, kw)});
   return py::array_t<int32_t>(py::ssize_t(words.size()), words.data());
 }
 
@@ -121,6 +145,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("PANEL_HEIGHT") = kPanelHeight;
   m.attr("CHOOSE_KERNEL") = kChooseKernel;
   m.attr("LINEAR_KERNELS") = linear_kernels();
+  m.attr("CONV_KERNELS") = conv_kernels();
+  m.attr("MOST_TAPS") = kMostPanelColumns;
   m.attr("TORCH_FUNCTIONS") = torch_functions();
   m.def("use_torch", use_torch, py::arg("addresses"),
         "Takes the addresses of TORCH_FUNCTIONS by name, and adds the CPU implementations of the ops.");
@@ -130,9 +156,14 @@ PYBIND11_MODULE(_core, m) {
       "Changes the ISA for this process.");
   m.def("isas", isa_names, py::arg("supported_only") = true, "Names of the ISAs, best first.");
   m.def("panel_index", panel_index, py::arg("crow"), py::arg("col"), py::arg("n"), py::arg("k"), py::arg("v"),
-        "The index of the panels kernel over blocks (v, 1), v at most PANEL_HEIGHT.");
+        "The index over blocks (v, 1): csrc/cpu/panel_index.h. Empty where it would say nothing.");
   m.def("choose_linear", choose_linear, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("v"),
         "The name in LINEAR_KERNELS of the kernel that runs m rows.");
+  m.def("conv_index", conv_index, py::arg("crow"), py::arg("col"), py::arg("n"), py::arg("channels"),
+        py::arg("kh"), py::arg("kw"), py::arg("v"), "The same for a convolution's flattened weight.");
+  m.def(
+      "choose_conv2d", [](int64_t v) { return current_isa->conv[choose_conv2d(v)].name; }, py::arg("v"),
+      "The name in CONV_KERNELS of the kernel that runs blocks (v, 1).");
   m.def(
       "pair_kernels", [] { return word_kernel_names(pair_kernels()); },
       "Names of the kernels for bfloat16 pairs that this machine and the ISA in use allow, best first.");

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/panel_index.h"
+#include "op_copy.h"
 #include "op_shared.h"
 
 namespace sparsekern {
@@ -17,48 +18,6 @@ namespace sparsekern {
 const Isa* current_isa = nullptr;
 
 namespace {
-
-// A contiguous tensor as float32: itself, or a copy.
-struct Floats {
-  const float* data = nullptr;
-  std::unique_ptr<float[]> copy;
-
-  explicit Floats(const Tensor& tensor) {
-    if (!tensor.defined()) return;
-    const Dtype dtype = dtype_of(tensor);
-    if (dtype == Dtype::kFloat32) {
-      data = tensor.data<float>();
-      return;
-    }
-    copy = uninitialized(tensor.numel());
-    current_isa->widen(tensor.data<uint16_t>(), dtype, copy.get(), size_t(tensor.numel()));
-    data = copy.get();
-  }
-};
-
-// Where a kernel writes: into y itself, or for a 16-bit y beside it, to be rounded at the end.
-class Sums {
- public:
-  Sums(const Tensor& y, int64_t rows, int64_t columns) : y_(y), rows_(rows), columns_(columns) {
-    if (dtype_of(y) != Dtype::kFloat32) beside_ = uninitialized(rows * columns);
-  }
-
-  float* data() const { return beside_ ? beside_.get() : const_cast<float*>(y_.data<float>()); }
-
-  void write() const {
-    if (!beside_) return;
-    auto* to = const_cast<uint16_t*>(y_.data<uint16_t>());
-    run_in_pool(rows_, rows_ * columns_ < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
-      current_isa->narrow(beside_.get() + begin * columns_, dtype_of(y_), to + begin * columns_,
-                          size_t((end - begin) * columns_));
-    });
-  }
-
- private:
-  const Tensor& y_;
-  int64_t rows_, columns_;
-  std::unique_ptr<float[]> beside_;
-};
 
 // What a kernel reads without looking: that there is as much of it, and of the kind, as it takes for granted.
 // What the indices say was checked when the weight was made.
@@ -76,43 +35,15 @@ void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, c
   const auto* header = index.data<PanelHeader>();
   const bool indexed = words >= int64_t(sizeof(PanelHeader) / sizeof(int32_t)) && header->n == n &&
                        header->k == k && header->v == v && header->blocks == values.sizes()[0] &&
+                       header->taps == 1 &&
+
                        PanelIndex::words_of(*header) == words;
   if (crow.numel() != (n + v - 1) / v + 1 || col.numel() != values.sizes()[0] || (words != 0 && !indexed))
     throw std::invalid_argument("crow, col and index do not belong to values " + words_of_shape(values) +
                                 " of a weight (" + std::to_string(n) + ", " + std::to_string(k) + ")");
 }
 
-// The lock of an index. Layers share a few, so that none waits for all others.
-std::shared_mutex& lock_of(const PanelIndex& index) {
-  constexpr uintptr_t kLocks = 61;
-  static std::shared_mutex locks[kLocks];
-  return locks[reinterpret_cast<uintptr_t>(index.base) / 64 % kLocks];
-}
-
-uint64_t checksum_of(const Tensor& values) {
-  const size_t size = dtype_of(values) == Dtype::kFloat32 ? sizeof(float) : sizeof(uint16_t);
-  return current_isa->checksum(values.data<char>(), size_t(values.numel()) * size);
-}
-
-// Kernels over panels multiply with their own copy of the values. The copy is compared before every product,
-// and others may be using it meanwhile: readers share the lock, who finds it stale mends it alone.
-template <class Kernel, class Args>
-void run_on_copy(const Kernel& kernel, Args& args, const Tensor& values) {
-  const PanelIndex index{const_cast<int32_t*>(args.panels)};
-  PanelHeader& header = index.header();
-  const uint64_t checksum = checksum_of(values);
-  {
-    const std::shared_lock<std::shared_mutex> lock(lock_of(index));
-    if (header.packed && header.checksum == checksum) return run(kernel, args);
-  }
-  const std::unique_lock<std::shared_mutex> lock(lock_of(index));
-  if (!header.packed || header.checksum != checksum) {
-    pack_panel_values(index, Floats(values).data);
-    header.checksum = checksum;
-    header.packed = checksum_of(values) == checksum;  // written meanwhile: the copy is of nobody knows what
-  }
-  run(kernel, args);
-}
+bool has_panels(const Tensor& index) { return index.numel() && index.data<PanelHeader>()->has_panels(); }
 
 const LinearKernel& kernel_of(int64_t id, const LinearArgs& args) {
   if (id == kChooseKernel) return current_isa->linear[current_isa->choose_linear(args)];
@@ -137,7 +68,7 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
                   nullptr,
                   crow.data<int32_t>(),
                   col.data<int32_t>(),
-                  index.numel() ? index.data<int32_t>() : nullptr,
+                  nullptr,
                   nullptr,
                   nullptr,
                   rows.count,
@@ -146,6 +77,7 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
                   values.sizes()[1],
                   1,
                   activation};
+  if (index.numel()) use_index(args, {const_cast<int32_t*>(index.data<int32_t>())});
   const LinearKernel& kernel = kernel_of(id, args);
   std::optional<Rows> terms;
   if (bias.defined()) args.bias = terms.emplace(bias, n).data;
@@ -180,7 +112,7 @@ void cpu_linear_grad_input(StableValue* stack, uint64_t, uint64_t) {
   args.m = ups.count, args.n = n, args.k = k, args.v = values.sizes()[1];
   if (args.m == 0 || k == 0) {
     // nothing to compute
-  } else if (index.numel()) {
+  } else if (has_panels(index)) {
     args.panels = index.data<int32_t>();
     run_on_copy(current_isa->grad_input[1], args, values);
   } else {
@@ -217,7 +149,7 @@ void cpu_linear_grad_values(StableValue* stack, uint64_t, uint64_t) {
   args.grad = ups.data, args.grad_stride = ups.stride, args.x = rows.data, args.x_stride = rows.stride;
   args.crow = crow.data<int32_t>(), args.col = col.data<int32_t>(), args.out = sums.data();
   args.m = rows.count, args.n = n, args.k = k, args.v = values.sizes()[1];
-  if (index.numel()) args.panels = index.data<int32_t>();
+  if (has_panels(index)) args.panels = index.data<int32_t>();
   if (args.m == 0) std::fill_n(sums.data(), values.numel(), 0.0f);
   if (args.m != 0 && values.numel() != 0) run(current_isa->grad_values[args.panels != nullptr], args);
   clear_padding(args);

@@ -16,6 +16,12 @@
 
 #include "cpu/linear_panels.inc.h"
 
+#include "cpu/conv_pack.inc.h"
+
+#include "cpu/conv_panels.inc.h"
+
+#include "cpu/conv_rows.inc.h"
+
 #include "cpu/grad_panels.inc.h"
 
 #include "cpu/grad_blocks.inc.h"

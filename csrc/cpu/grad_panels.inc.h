@@ -75,14 +75,22 @@ struct GradPanels {
   static size_t scratch_floats(const LinearGradArgs& a) { return size_t(grad_floats(a) + kPanelFloats); }
   // Tasks are panels of columns: every sum is made by one thread, in the order of the rows.
   static int64_t cut(const LinearGradArgs& a, int64_t chunk) {
-    return (a.k + kPanelColumns - 1) / kPanelColumns * chunk / a.chunks;
+    return index_of(a).panels() * chunk / a.chunks;
+  }
+  static PanelIndex index_of(const LinearGradArgs& a) { return {const_cast<int32_t*>(a.panels)}; }
+  // The compact columns of a panel.
+  static Columns columns_of(const LinearGradArgs& a, int64_t panel) {
+    const PanelIndex index = index_of(a);
+    const int64_t first = panel * kPanelColumns, left = index.columns_alive() - first;
+    return {left < kPanelColumns ? left : kPanelColumns, a.k,
+            index.compact() ? index.live() + first : nullptr};
   }
 
   // Calls body(index, run, its first block in the order of the index, gradient of its outputs).
   template <class Body>
   static void for_each_run(const LinearGradArgs& a, int64_t panel, int64_t lanes, const float* grad,
                            Body body) {
-    const PanelIndex index{const_cast<int32_t*>(a.panels)};
+    const PanelIndex index = index_of(a);
     for (int64_t row_block = 0; row_block < index.row_blocks(); ++row_block) {
       const int64_t cell = row_block * index.panels() + panel;
       int64_t block = index.first_block()[cell];
@@ -136,6 +144,18 @@ struct GradPanels {
     for (int64_t i = a.n * lanes; i < (a.n + kPanelHeight) * lanes; ++i) grad[i] = 0.0f;
   }
 
+  // The gradient of the columns from this panel's first live one to the next panel's: of the dead ones, zero.
+  static void scatter(const Columns& columns, int64_t panel, int64_t panels, const float* sums, int64_t lanes,
+                      int64_t rows, float* out) {
+    const int64_t from = panel == 0 ? 0 : columns.live[0];
+    const int64_t to = panel + 1 == panels ? columns.all : columns.live[columns.count];
+    for (int64_t row = 0; row < rows; ++row) {
+      float* y = out + row * columns.all;
+      for (int64_t j = from; j < to; ++j) y[j] = 0.0f;
+      for (int64_t i = 0; i < columns.count; ++i) y[columns.live[i]] = sums[i * lanes + row];
+    }
+  }
+
   static void input(const LinearGradArgs& a, int64_t begin, int64_t end, float* scratch) {
     const auto columns = [&](int64_t chunk) { return cut(a, chunk); };
     for_each_tile(a, begin, end, columns, [&](int64_t tile, int64_t first, int64_t last) {
@@ -145,10 +165,14 @@ struct GradPanels {
       pack_grad(a, row0, rows, groups, scratch);
       const Input panel_of = input_of<kPanelHeight, kVectors>(a.v, groups);
       for (int64_t panel = first; panel < last; ++panel) {
-        const int64_t k0 = panel * kPanelColumns, k1 = k0 + kPanelColumns < a.k ? k0 + kPanelColumns : a.k;
-        for (int64_t i = 0; i < (k1 - k0) * lanes; i += Vec::width) Vec::store(sums + i, Vec::zero());
+        const Columns columns = columns_of(a, panel);
+        for (int64_t i = 0; i < columns.count * lanes; i += Vec::width) Vec::store(sums + i, Vec::zero());
         panel_of(a, panel, scratch, sums);
-        unpack_lanes<Vec>(sums, lanes, rows, k1 - k0, a.out + row0 * a.k + k0, a.k);
+        float* out = a.out + row0 * a.k;
+        if (columns.live)
+          scatter(columns, panel, index_of(a).panels(), sums, lanes, rows, out);
+        else
+          unpack_lanes<Vec>(sums, lanes, rows, columns.count, out + panel * kPanelColumns, a.k);
       }
     });
   }
@@ -162,9 +186,9 @@ struct GradPanels {
       pack_grad(a, row0, rows, groups, scratch);
       const Values panel_of = values_of<kPanelHeight, kVectors>(a.v, groups);
       for (int64_t panel = first; panel < last; ++panel) {
-        const int64_t k0 = panel * kPanelColumns,
-                      columns = a.k - k0 < kPanelColumns ? a.k - k0 : kPanelColumns;
-        pack_lanes<Vec>(a.x + row0 * a.x_stride + k0, a.x_stride, rows, columns, groups, x);
+        const Columns columns = columns_of(a, panel);
+        const float* from = a.x + row0 * a.x_stride + (columns.live ? 0 : panel * kPanelColumns);
+        pack_lanes<Vec>(from, a.x_stride, rows, columns, groups, x);
         panel_of(a, panel, scratch, x, tile > 0);
       }
     }

@@ -1,6 +1,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "cpu/conv.h"
 #include "cpu/kernels.h"
 #include "cpu/panel_index.h"
 #include "cpu/unroll.h"
@@ -70,6 +71,8 @@ struct Ymm {
 
 bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
+const ConvKernel kConv[kConvKernels] = {ConvPanels<Ymm>::kernel(), ConvRows<Ymm>::kernel()};
+
 }  // namespace
 
 extern const Isa kAvx2 = {"avx2",
@@ -84,7 +87,8 @@ extern const Isa kAvx2 = {"avx2",
                           2 * Ymm::width * kPeakChains,
                           read_loop<Ymm>,
                           {GradInputBlocks<Ymm>::kernel(), GradPanels<Ymm>::input_kernel()},
-                          {GradValuesBlocks<Ymm>::kernel(), GradPanels<Ymm>::values_kernel()}};
+                          {GradValuesBlocks<Ymm>::kernel(), GradPanels<Ymm>::values_kernel()},
+                          kConv};
 
 }  // namespace sparsekern
 

@@ -1,6 +1,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "cpu/conv.h"
 #include "cpu/kernels.h"
 #include "cpu/panel_index.h"
 #include "cpu/unroll.h"
@@ -72,6 +73,8 @@ struct ByLanes {
 
 bool supported() { return supports_zmm() && __builtin_cpu_supports("fma"); }
 
+const ConvKernel kConv[kConvKernels] = {ConvPanels<Zmm>::kernel(), ConvRows<Zmm>::kernel()};
+
 }  // namespace
 
 extern const Isa kAvx512 = {
@@ -88,7 +91,8 @@ extern const Isa kAvx512 = {
     read_loop<Zmm>,
     {GradInputBlocks<Zmm>::kernel(), GradPanels<Zmm>::input_kernel()},
     {ByLanes<GradValuesBlocks, LinearGradArgs, &LinearGradArgs::v>::grad_kernel(),
-     GradPanels<Zmm>::values_kernel()}};
+     GradPanels<Zmm>::values_kernel()},
+    kConv};
 
 }  // namespace sparsekern
 

@@ -1,6 +1,7 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
+#include "cpu/conv.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "cpu/panel_index.h"
@@ -72,6 +73,8 @@ struct Neon {
 
 bool supported() { return true; }  // part of the aarch64 baseline
 
+const ConvKernel kConv[kConvKernels] = {ConvPanels<Neon>::kernel(), ConvRows<Neon>::kernel()};
+
 }  // namespace
 
 extern const Isa kNeon = {"neon",
@@ -86,7 +89,8 @@ extern const Isa kNeon = {"neon",
                           2 * Neon::width * kPeakChains,
                           read_loop<Neon>,
                           {GradInputBlocks<Neon>::kernel(), GradPanels<Neon>::input_kernel()},
-                          {GradValuesBlocks<Neon>::kernel(), GradPanels<Neon>::values_kernel()}};
+                          {GradValuesBlocks<Neon>::kernel(), GradPanels<Neon>::values_kernel()},
+                          kConv};
 
 }  // namespace sparsekern
 #endif  // __aarch64__

@@ -1,3 +1,4 @@
+#include "cpu/conv.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "cpu/panel_index.h"
@@ -97,6 +98,8 @@ struct Scalar {
 
 bool supported() { return true; }
 
+const ConvKernel kConv[kConvKernels] = {ConvPanels<Scalar>::kernel(), ConvRows<Scalar>::kernel()};
+
 }  // namespace
 
 extern const Isa kScalar = {"scalar",
@@ -111,6 +114,7 @@ extern const Isa kScalar = {"scalar",
                             2 * Scalar::width * kPeakChains,
                             read_loop<Scalar>,
                             {GradInputBlocks<Scalar>::kernel(), GradPanels<Scalar>::input_kernel()},
-                            {GradValuesBlocks<Scalar>::kernel(), GradPanels<Scalar>::values_kernel()}};
+                            {GradValuesBlocks<Scalar>::kernel(), GradPanels<Scalar>::values_kernel()},
+                            kConv};
 
 }  // namespace sparsekern

@@ -23,14 +23,21 @@ struct LinearArgs {
   const float* values;
   const int32_t* crow;
   const int32_t* col;
-  const int32_t* panels;  // what panel_index.h makes, or null: the panels kernel needs it, no other reads it
+  const int32_t* panels;  // what panel_index.h makes, or null: the panels kernel needs it
   const float* bias;      // may be null
   float* y;
   int64_t m, n, k, v;
   int64_t chunks;  // every tile of rows of x is cut into this many tasks, by nonzeros
   Activation activation;
+  // Where some columns of W are dead: those alive, and `col` counted among them. Else null.
+  const int32_t* live = nullptr;
+  const int32_t* compact = nullptr;
+  int64_t live_columns = 0;
 
   int64_t block_rows() const { return (n + v - 1) / v; }
+  // What kernels that pack x first read of it, and its column for each block.
+  int64_t packed_columns() const { return live ? live_columns : k; }
+  const int32_t* packed_col() const { return live ? compact : col; }
 };
 
 struct LinearKernel {
@@ -68,6 +75,8 @@ struct LinearGradKernel {
   void (*run)(const LinearGradArgs&, int64_t begin, int64_t end, float* scratch);
 };
 
+struct ConvKernel;
+
 struct Isa {
   const char* name;
   bool (*supported)();
@@ -80,6 +89,7 @@ struct Isa {
   int64_t fma_loop_flops;                          // of one iteration
   float (*read_loop)(const float*, size_t);        // for measuring bandwidth: reads so many floats
   LinearGradKernel grad_input[2], grad_values[2];  // for blocks, and where there is an index of panels
+  const ConvKernel* conv;                          // kConvKernels of them: conv.h
 };
 
 // Compiled in, best first.

@@ -77,9 +77,10 @@ template <class Vec, int R>
 void output_rows(const LinearArgs& a, int64_t row0, int64_t first, int64_t last, const float* packed) {
   constexpr int W = Vec::width;
   constexpr bool kPairs = R <= Vec::rows_of_pairs;
+  const int32_t* col = R > 1 ? a.packed_col() : a.col;  // one row is read where it lies
   for (int64_t b = first; b < last; ++b) {
     const int64_t blocks = a.crow[b];
-    Segment s{nullptr, a.v, a.col + blocks, a.crow[b + 1] - blocks, packed, nullptr, nullptr, a.n, 0, 0};
+    Segment s{nullptr, a.v, col + blocks, a.crow[b + 1] - blocks, packed, nullptr, nullptr, a.n, 0, 0};
     for (int64_t lane = 0; lane < a.v;) {
       const int64_t output = b * a.v + lane;
       if (output >= a.n) break;
@@ -111,7 +112,9 @@ struct LinearOutputs {
     return a.v >= 2 * Vec::width ? Vec::rows_of_pairs : Vec::rows;
   }
   static int64_t tiles(const LinearArgs& a) { return tile_count(a.m, most_rows(a)); }
-  static size_t scratch_floats(const LinearArgs& a) { return size_t(a.k) * Vec::rows + Vec::width; }
+  static size_t scratch_floats(const LinearArgs& a) {
+    return size_t(a.packed_columns()) * Vec::rows + Vec::width;
+  }
 
   template <int R>
   static Rows rows_of(int64_t r) {
@@ -127,7 +130,7 @@ struct LinearOutputs {
     for_each_tile(a, begin, end, cut, [&](int64_t tile, int64_t first, int64_t last) {
       const int64_t row0 = tile_begin(a.m, count, tile), rows = tile_begin(a.m, count, tile + 1) - row0;
       const float* x = a.x + row0 * a.x_stride;
-      if (rows > 1) pack_group<Vec>(x, a.x_stride, rows, a.k, rows, scratch);
+      if (rows > 1) pack_group<Vec>(x, a.x_stride, rows, columns_of(a), rows, scratch);
       rows_of<Vec::rows>(rows)(a, row0, first, last, rows > 1 ? scratch : x);
       const int64_t n0 = first * a.v, n1 = last * a.v < a.n ? last * a.v : a.n;
       activate_rows<Vec>(a.y + row0 * a.n + n0, a.n, rows, n1 - n0, a.activation);

@@ -7,16 +7,16 @@
 
 constexpr int64_t kLongRun = 16;
 
-template <class Vec, int J, int R>
-void panel_run(const uint8_t* offsets, const float* weights, int64_t length, const float* panel,
-               float* sums) {
+// `place` says where the vectors of x of the run's j-th block are.
+template <class Vec, int J, int R, class Place>
+inline void panel_run(Place place, const float* weights, int64_t length, float* sums) {
   using T = typename Vec::T;
   constexpr int W = Vec::width;
   T acc[J][R];
   for (int i = 0; i < J; ++i)
     for (int r = 0; r < R; ++r) acc[i][r] = Vec::load(sums + (i * R + r) * W);
   const auto step = [&](int64_t j, T(&sum)[J][R]) {
-    const float* x = panel + offsets[j] * (R * W);
+    const float* x = in_one_register(place(j));
     SPARSEKERN_UNROLL
     for (int i = 0; i < J; ++i) {
       const T w = Vec::broadcast(weights[j * J + i]);
@@ -58,10 +58,11 @@ void panel_rows(const LinearArgs& a, int64_t row0, int64_t rows, int64_t row_blo
     const int64_t cell = row_block * panels + panel;
     const uint8_t* offsets = index.offsets() + index.first_block()[cell];
     const float* weights = index.values() + int64_t(index.first_block()[cell]) * J;
+    const float* x = tile + panel * kPanelColumns * lanes;
     prefetch_rows<true>(y, a.n, rows * panel / panels, rows * (panel + 1) / panels, n1 - n0);
     for (int64_t i = index.first_run()[cell]; i < index.first_run()[cell + 1]; ++i) {
       const int64_t length = runs[i].length;
-      panel_run<Vec, J, R>(offsets, weights, length, tile + panel * kPanelColumns * lanes,
+      panel_run<Vec, J, R>([=](int64_t j) { return x + offsets[j] * lanes; }, weights, length,
                            sums + runs[i].row * (J * lanes));
       offsets += length;
       weights += length * J;
@@ -80,7 +81,7 @@ struct LinearPanels {
   static int64_t tiles(const LinearArgs& a) { return tile_count(vectors(a), kVectors); }
   static int64_t sum_floats(const LinearArgs& a) { return (kPanelRows + 1) * a.v * kVectors * Vec::width; }
   static size_t scratch_floats(const LinearArgs& a) {
-    return size_t(sum_floats(a) + (a.k + Vec::width) * kVectors * Vec::width);
+    return size_t(sum_floats(a) + (a.packed_columns() + Vec::width) * kVectors * Vec::width);
   }
 
   using Rows = void (*)(const LinearArgs&, int64_t, int64_t, int64_t, const float*, float*);
@@ -101,7 +102,7 @@ struct LinearPanels {
       const int64_t v0 = tile_begin(vectors(a), count, tile), v1 = tile_begin(vectors(a), count, tile + 1);
       const int64_t row0 = v0 * Vec::width, row1 = v1 * Vec::width < a.m ? v1 * Vec::width : a.m;
       float* packed = scratch + sum_floats(a);
-      pack_lanes<Vec>(a.x + row0 * a.x_stride, a.x_stride, row1 - row0, a.k, v1 - v0, packed);
+      pack_lanes<Vec>(a.x + row0 * a.x_stride, a.x_stride, row1 - row0, columns_of(a), v1 - v0, packed);
       const Rows rows = rows_of<kPanelHeight, kVectors>(a.v, v1 - v0);
       for (int64_t row_block = first; row_block < last; ++row_block)
         rows(a, row0, row1 - row0, row_block, packed, scratch);

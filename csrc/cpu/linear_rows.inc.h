@@ -11,22 +11,29 @@ struct RowVectors {
   static constexpr int most = fit < Vec::batch_vectors ? fit : Vec::batch_vectors;
 };
 
-template <class Vec, int J, int R>
-void block_outputs(const LinearArgs& a, int64_t block_row, int64_t lane, const float* tile, float* sums) {
+// Some outputs of one block row: so many blocks, v values each, of which `weights` are the first outputs'.
+struct BlockOutputs {
+  const float* weights;
+  int64_t v;
+  const int32_t* col;
+  int64_t blocks;
+  const float* bias;  // of the first output, or null
+};
+
+// sums[i * step ...] = R vectors of output i. `place` says where the vectors of x of a column are.
+template <class Vec, int J, int R, class Place>
+inline void block_outputs(const BlockOutputs& b, Place place, float* sums, int64_t step_of_sums) {
   using T = typename Vec::T;
   // U sums over the nonzeros side by side, see Chains in linear_outputs.inc.h.
   constexpr int W = Vec::width, U = J * R >= 8 ? 1 : (J * R >= 4 ? 2 : 4);
-  const int64_t begin = a.crow[block_row], end = a.crow[block_row + 1];
-  const int32_t* col = a.col;
-  const float* weights = a.values + lane;
   T acc[U][J][R];
   for (int i = 0; i < J; ++i) {
-    const T start = a.bias ? Vec::broadcast(a.bias[block_row * a.v + lane + i]) : Vec::zero();
+    const T start = b.bias ? Vec::broadcast(b.bias[i]) : Vec::zero();
     for (int u = 0; u < U; ++u)
       for (int r = 0; r < R; ++r) acc[u][i][r] = u ? Vec::zero() : start;
   }
   const auto step = [&](int64_t j, T(&sum)[J][R]) {
-    const float *x = tile + int64_t(col[j]) * (R * W), *w = weights + j * a.v;
+    const float *x = place(b.col[j]), *w = b.weights + j * b.v;
     T xs[R];
     SPARSEKERN_UNROLL
     for (int r = 0; r < R; ++r) xs[r] = Vec::load(x + r * W);
@@ -37,18 +44,42 @@ void block_outputs(const LinearArgs& a, int64_t block_row, int64_t lane, const f
       for (int r = 0; r < R; ++r) sum[i][r] = Vec::fma(each, xs[r], sum[i][r]);
     }
   };
-  int64_t j = begin;
-  for (; j + U <= end; j += U) {
+  int64_t j = 0;
+  for (; j + U <= b.blocks; j += U) {
     SPARSEKERN_UNROLL
     for (int u = 0; u < U; ++u) step(j + u, acc[u]);
   }
-  for (; j < end; ++j) step(j, acc[0]);
+  for (; j < b.blocks; ++j) step(j, acc[0]);
   for (int i = 0; i < J; ++i)
     for (int r = 0; r < R; ++r) {
       T sum = acc[0][i][r];
       for (int u = 1; u < U; ++u) sum = Vec::add(sum, acc[u][i][r]);
-      Vec::store(sums + (i * R + r) * W, sum);
+      Vec::store(sums + i * step_of_sums + r * W, sum);
     }
+}
+
+// Table::of<J, R>() for j outputs and r vectors, known at run time.
+template <class Vec, class Table, int J, int R>
+inline typename Table::Function of_vectors(int64_t r) {
+  if constexpr (R == 0)
+    return nullptr;
+  else
+    return r == R ? Table::template of<J, R>() : of_vectors<Vec, Table, J, R - 1>(r);
+}
+template <class Vec, class Table, int J = Vec::outputs_at_once>
+inline typename Table::Function of_outputs(int64_t j, int64_t r) {
+  if constexpr (J == 0)
+    return nullptr;
+  else
+    return j == J ? of_vectors<Vec, Table, J, RowVectors<Vec, J>::most>(r)
+                  : of_outputs<Vec, Table, J - 1>(j, r);
+}
+template <class Vec, int J = Vec::outputs_at_once>
+inline int64_t most_vectors_of(int64_t j) {
+  if constexpr (J == 0)
+    return 1;
+  else
+    return j == J ? RowVectors<Vec, J>::most : most_vectors_of<Vec, J - 1>(j);
 }
 
 // Spreads the rows of the next tile of x over the steps of this one's work.
@@ -64,35 +95,24 @@ struct LinearRows {
   static constexpr int64_t kTileFloats = 256 * 1024;  // 1 MB, an L2 of today
   static constexpr int64_t kFlushOutputs = 32;        // sums of about so many outputs go to y at a time
 
-  using Outputs = void (*)(const LinearArgs&, int64_t, int64_t, const float*, float*);
-  template <int J, int R>
-  static Outputs of_vectors(int64_t r) {
-    if constexpr (R == 0)
-      return nullptr;
-    else
-      return r == R ? block_outputs<Vec, J, R> : of_vectors<J, R - 1>(r);
-  }
-  template <int J>
-  static Outputs of(int64_t j, int64_t r) {
-    if constexpr (J == 0)
-      return nullptr;
-    else
-      return j == J ? of_vectors<J, RowVectors<Vec, J>::most>(r) : of<J - 1>(j, r);
-  }
-  template <int J>
-  static int64_t most_of(int64_t j) {
-    if constexpr (J == 0)
-      return 1;
-    else
-      return j == J ? RowVectors<Vec, J>::most : most_of<J - 1>(j);
-  }
+  struct OnTile {
+    using Function = void (*)(const BlockOutputs&, const float* tile, float* sums);
+    template <int J, int R>
+    static Function of() {
+      return [](const BlockOutputs& block, const float* tile, float* sums) {
+        constexpr int64_t lanes = R * Vec::width;
+        block_outputs<Vec, J, R>(block, [=](int32_t column) { return tile + column * lanes; }, sums, lanes);
+      };
+    }
+  };
 
   static bool takes(const LinearArgs&) { return true; }
   // A block is cut into equal parts of at most kOutputs outputs; the tallest bounds the vectors of a tile.
   static int64_t parts(const LinearArgs& a) { return (a.v + kOutputs - 1) / kOutputs; }
   static int64_t most_vectors(const LinearArgs& a) {
-    const int64_t fit = most_of<kOutputs>((a.v + parts(a) - 1) / parts(a)), near = kTileFloats / Vec::width;
-    const int64_t cached = near / (a.k > 0 ? a.k : 1);
+    const int64_t fit = most_vectors_of<Vec>((a.v + parts(a) - 1) / parts(a)),
+                  near = kTileFloats / Vec::width;
+    const int64_t cached = near / (a.packed_columns() > 0 ? a.packed_columns() : 1);
     return cached < 1 ? 1 : (cached < fit ? cached : fit);
   }
   static int64_t vectors(const LinearArgs& a) { return (a.m + Vec::width - 1) / Vec::width; }
@@ -102,7 +122,7 @@ struct LinearRows {
     return flush_rows(a) * a.v * most_vectors(a) * Vec::width;
   }
   static size_t scratch_floats(const LinearArgs& a) {
-    return size_t(sum_floats(a) + (a.k + Vec::width) * most_vectors(a) * Vec::width);
+    return size_t(sum_floats(a) + (a.packed_columns() + Vec::width) * most_vectors(a) * Vec::width);
   }
 
   static void run(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
@@ -112,7 +132,7 @@ struct LinearRows {
       const int64_t v0 = tile_begin(vectors(a), count, tile), v1 = tile_begin(vectors(a), count, tile + 1);
       const int64_t row0 = v0 * Vec::width, row1 = v1 * Vec::width < a.m ? v1 * Vec::width : a.m;
       float* packed = scratch + sum_floats(a);
-      pack_lanes<Vec>(a.x + row0 * a.x_stride, a.x_stride, row1 - row0, a.k, v1 - v0, packed);
+      pack_lanes<Vec>(a.x + row0 * a.x_stride, a.x_stride, row1 - row0, columns_of(a), v1 - v0, packed);
       const int64_t flush = flush_rows(a), steps = (last - first + flush - 1) / flush;
       for (int64_t from = first, step = 0; from < last; from += flush, ++step) {
         const int64_t to = from + flush < last ? from + flush : last;
@@ -133,8 +153,10 @@ struct LinearRows {
       for (int64_t part = 0; part < count; ++part) {
         const int64_t lane = a.v * part / count, stop = a.v * (part + 1) / count;
         const int64_t height = (stop < outputs ? stop : outputs) - lane;
-        if (height > 0)
-          of<kOutputs>(height, vectors)(a, b, lane, packed, sums + (b * a.v + lane - n0) * lanes);
+        if (height <= 0) continue;
+        const BlockOutputs block{a.values + a.crow[b] * a.v + lane, a.v, a.packed_col() + a.crow[b],
+                                 a.crow[b + 1] - a.crow[b], a.bias ? a.bias + b * a.v + lane : nullptr};
+        of_outputs<Vec, OnTile>(height, vectors)(block, packed, sums + (b * a.v + lane - n0) * lanes);
       }
     }
     float* y = a.y + row0 * a.n + n0;

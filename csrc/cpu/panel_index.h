@@ -1,13 +1,17 @@
-// The index of the panels kernel: a weight's blocks in the order in which that kernel reads them, with a copy
-// of their values in the same order.
+// The index of a weight, made once: which columns are alive, and for short blocks the blocks in the order in
+// which the kernels over panels read them, with a copy of their values in the same order.
 //
-// Block rows are cut into row blocks, columns into panels. A run is what one block row stores in one panel.
-// Within a row block and panel, runs are sorted by length, so that the loop over a run is predicted. The copy
-// is made anew whenever a checksum of the values says that they are others: values may be written by
+// Columns come in groups of `taps`: one for Linear, the kh * kw weights of an input channel for Conv2d. A
+// group without a nonzero is dead. Where enough are, the kernels pack the live ones only, and count columns
+// among them (compact).
+//
+// Block rows are cut into row blocks, compact columns into panels. A run is what one block row stores in one
+// panel. Within a row block and panel, runs are sorted by length, so that the loop over a run is predicted.
+// The copy is made anew whenever a checksum of the values says that they are others: values may be written by
 // anyone at any time, and no product must be made from what they were.
 //
-// For single weights there are also their columns in BSR order, as 16 bits: with one row of x, bytes are the
-// limit.
+// For single weights of Linear there are also their columns in BSR order, as 16 bits: with one row of x,
+// bytes are the limit.
 //
 // It lives in one int32 buffer, which the tensor `index` of a layer holds: a header, then the parts below.
 #pragma once
@@ -16,16 +20,23 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/kernels.h"
+
 namespace sparsekern {
 
-constexpr int64_t kPanelColumns = 128;  // an offset in a panel is a byte; 4 vectors of 16 lanes: 32 KB
-constexpr int64_t kPanelRows = 256;     // block rows of a row block
-constexpr int64_t kPanelHeight = 3;     // outputs of the tallest block that the panels kernel takes
+constexpr int64_t kPanelColumns = 128;  // of Linear; an offset in a panel is a byte; 4 vectors of 16: 32 KB
+constexpr int64_t kMostPanelColumns = 256;
+constexpr int64_t kPanelRows = 256;  // block rows of a row block
+constexpr int64_t kPanelHeight = 3;  // outputs of the tallest block that the kernels over panels take
 
 struct PanelHeader {
   int32_t n, k, v, blocks, runs, packed;  // packed: whether `checksum` says anything
   uint64_t checksum;                      // of the values that were copied
-  int32_t reserved[8];
+  int32_t taps, panel_groups, live;       // columns of a group, groups of a panel, groups that are alive
+  int32_t reserved[5];
+
+  bool has_panels() const { return v <= kPanelHeight; }
+  bool is_compact() const { return live != k / taps; }
 };
 static_assert(sizeof(PanelHeader) == 64, "the parts behind it are aligned");
 
@@ -38,19 +49,24 @@ struct PanelIndex {
   int32_t* base;
 
   PanelHeader& header() const { return *reinterpret_cast<PanelHeader*>(base); }
-  int64_t panels() const { return (int64_t(header().k) + kPanelColumns - 1) / kPanelColumns; }
+  int64_t panels() const { return panels_of(header()); }
+  int64_t panel_columns() const { return int64_t(header().panel_groups) * header().taps; }
+  int64_t columns_alive() const { return int64_t(header().live) * header().taps; }
   int64_t row_blocks() const { return row_blocks_of(header().n, header().v); }
-  int64_t cells() const { return panels() * row_blocks(); }
+  int64_t cells() const { return cells_of(header()); }
+  // The groups that are alive, rising.
+  int32_t* live() const { return base + sizeof(PanelHeader) / 4; }
+  // Compact columns of every block, in BSR order; null where all groups are alive.
+  int32_t* compact() const { return header().is_compact() ? live() + header().live : nullptr; }
   // First run and first block of every cell (row block, then panel), and the ends.
-  int32_t* first_run() const { return base + sizeof(PanelHeader) / 4; }
+  int32_t* first_run() const { return live() + header().live + compact_words(header()); }
   int32_t* first_block() const { return first_run() + cells() + 1; }
-  int32_t* sources() const {
-    return first_block() + cells() + 1;
-  }  // of each run: its first block in BSR order
+  // Of each run: its first block in BSR order.
+  int32_t* sources() const { return first_block() + cells() + 1; }
   PanelRun* runs() const { return reinterpret_cast<PanelRun*>(sources() + header().runs); }
   uint8_t* offsets() const { return reinterpret_cast<uint8_t*>(sources() + 2 * int64_t(header().runs)); }
-  // Of every block, in BSR order; null unless has_columns. Values lie behind them, so that a whole vector may
-  // be read from the last.
+  // Of every block, in BSR order, counted among all; null unless has_columns. Values lie behind them, so that
+  // a whole vector may be read from the last.
   uint16_t* columns() const {
     return has_columns(header()) ? reinterpret_cast<uint16_t*>(sources() + 2 * int64_t(header().runs) +
                                                                (int64_t(header().blocks) + 3) / 4)
@@ -59,24 +75,41 @@ struct PanelIndex {
   float* values() const { return reinterpret_cast<float*>(base + words() - value_words(header())); }
   int64_t words() const { return words_of(header()); }
 
-  static bool has_columns(const PanelHeader& h) { return h.v == 1 && h.k <= 65536; }
+  static bool has_columns(const PanelHeader& h) { return h.v == 1 && h.taps == 1 && h.k <= 65536; }
   static int64_t row_blocks_of(int64_t n, int64_t v) {
     return ((n + v - 1) / v + kPanelRows - 1) / kPanelRows;
   }
-  static int64_t value_words(const PanelHeader& h) { return (int64_t(h.blocks) * h.v + 15) / 16 * 16; }
-  static int64_t words_of(const PanelHeader& h) {
-    const int64_t cells = (int64_t(h.k) + kPanelColumns - 1) / kPanelColumns * row_blocks_of(h.n, h.v);
-    const int64_t columns = has_columns(h) ? (int64_t(h.blocks) + 1) / 2 : 0;
-    const int64_t indices =
-        16 + 2 * (cells + 1) + 2 * int64_t(h.runs) + (int64_t(h.blocks) + 3) / 4 + columns;
-    return (indices + 15) / 16 * 16 + value_words(h);
+  static int64_t panels_of(const PanelHeader& h) {
+    return (int64_t(h.live) + h.panel_groups - 1) / h.panel_groups;
   }
+  static int64_t cells_of(const PanelHeader& h) { return panels_of(h) * row_blocks_of(h.n, h.v); }
+  static int64_t compact_words(const PanelHeader& h) { return h.is_compact() ? h.blocks : 0; }
+  static int64_t value_words(const PanelHeader& h) {
+    return h.has_panels() ? (int64_t(h.blocks) * h.v + 15) / 16 * 16 : 0;
+  }
+  static int64_t words_of(const PanelHeader& h) {
+    const int64_t columns = has_columns(h) ? (int64_t(h.blocks) + 1) / 2 : 0;
+    const int64_t panels =
+        h.has_panels() ? 2 * (cells_of(h) + 1) + 2 * int64_t(h.runs) + (int64_t(h.blocks) + 3) / 4 : 0;
+    return (16 + h.live + compact_words(h) + panels + columns + 15) / 16 * 16 + value_words(h);
+  }
+};
+
+// Lets a product see what the index says.
+inline void use_index(LinearArgs& args, const PanelIndex& index) {
+  if (index.header().has_panels()) args.panels = index.base;
+  if (!index.compact()) return;
+  args.live = index.live(), args.compact = index.compact(), args.live_columns = index.columns_alive();
+}
+
+// What the index is to be of; `panel_groups` * `taps` at most kMostPanelColumns.
+struct PanelShape {
+  int64_t n, k, v, taps, panel_groups;
 };
 
 // Its words; the copy of the values is left for the first product.
 // Throws std::invalid_argument: crow falls, or a column is not in [0, k).
-std::vector<int32_t> make_panel_index(const int32_t* crow, const int32_t* col, int64_t n, int64_t k,
-                                      int64_t v);
+std::vector<int32_t> make_panel_index(const int32_t* crow, const int32_t* col, const PanelShape& shape);
 
 // Copies the values into the kernel's order; `values` lie as LinearArgs says. What lies beyond n becomes
 // zero.

@@ -128,8 +128,8 @@ class _Linear:
         self._id = _core.CHOOSE_KERNEL if kernel is None else _core.LINEAR_KERNELS.index(kernel)
 
     def pack(self, weight: BlockSparse) -> Tensor:
-        """For short blocks, what ``csrc/cpu/panel_index.h`` describes; for others nothing."""
-        if weight.block[0] > _core.PANEL_HEIGHT or weight.col.device.type != "cpu":
+        """What ``csrc/cpu/panel_index.h`` describes; for tall blocks without dead columns nothing."""
+        if weight.col.device.type != "cpu":
             return torch.empty(0, dtype=torch.int32, device=weight.col.device)
         words = _core.panel_index(weight.crow.numpy(), weight.col.numpy(), *weight.shape, weight.block[0])
         return torch.from_numpy(words).clone()  # numpy's memory is not aligned to cache lines

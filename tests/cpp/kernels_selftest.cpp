@@ -40,14 +40,14 @@ struct Data {
     values.resize(col.size() * p.v);
     for (auto* all : {&x, &values, &bias})
       for (float& each : *all) each = number(random);
-    if (p.v <= kPanelHeight) index(p);
+    index(p);
   }
 
   void index(const Problem& p) {
-    const std::vector<int32_t> words = make_panel_index(crow.data(), col.data(), p.n, p.k, p.v);
+    const std::vector<int32_t> words = make_panel_index(crow.data(), col.data(), {p.n, p.k, p.v, 1, kPanelColumns});
     panels.reset(static_cast<int32_t*>(std::aligned_alloc(64, words.size() * sizeof(int32_t))));
     std::copy(words.begin(), words.end(), panels.get());
-    pack_panel_values(PanelIndex{panels.get()}, values.data());
+    if (p.v <= kPanelHeight) pack_panel_values(PanelIndex{panels.get()}, values.data());
   }
 };
 
@@ -75,7 +75,7 @@ int check(const Isa& isa, const Problem& p, int kernel_id, int chunks) {
                   d.values.data(),
                   d.crow.data(),
                   d.col.data(),
-                  d.panels.get(),
+                  nullptr,
                   d.bias.data(),
                   d.y.data(),
                   p.m,
@@ -84,6 +84,7 @@ int check(const Isa& isa, const Problem& p, int kernel_id, int chunks) {
                   p.v,
                   chunks,
                   Activation::kNone};
+  use_index(args, {d.panels.get()});
   const LinearKernel& kernel = isa.linear[kernel_id];
   if (!kernel.takes(args)) return 0;
   void* memory = nullptr;  // exactly as much as is asked for

@@ -1,0 +1,133 @@
+#include "cpu/conv.h"
+
+#include <algorithm>
+
+#include "cpu/panel_index.h"
+
+namespace sparsekern {
+
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t strips_of(const ConvArgs& a, int64_t segments, int64_t lanes) {
+  return ceil_div(a.batch * segments * a.out_width, lanes);
+}
+
+// More than one where a map is so narrow, and the batch so small, that most lanes would idle.
+int64_t segments_of(const ConvArgs& a, int64_t lanes) {
+  int64_t best = 1, vectors = strips_of(a, 1, lanes) * a.out_height;
+  for (int64_t segments = 2; segments <= std::min<int64_t>(a.out_height, 8); ++segments) {
+    const int64_t count = strips_of(a, segments, lanes) * ceil_div(a.out_height, segments);
+    if (count * 5 < vectors * 4)
+      best = segments, vectors = count;  // each segment has edges of its own to copy
+  }
+  return best;
+}
+
+}  // namespace
+
+ConvTiling::ConvTiling(const ConvArgs& a, int64_t width, int64_t most)
+    : lanes(width),
+      segments(segments_of(a, width)),
+      rows(ceil_div(a.out_height, segments)),
+      columns(a.out_width),
+      strips(strips_of(a, segments, width)),
+      tiles_down(ceil_div(rows, most)) {}
+
+ConvPlanes::ConvPlanes(const ConvArgs& a, int64_t tile_rows) : rows(0) {
+  for (int64_t remainder = 0; remainder < a.stride_h; ++remainder) {
+    int64_t high = 0;
+    for (int64_t ky = 0; ky < a.kh; ++ky)
+      if (ky * a.dilation_h % a.stride_h == remainder) high = ky * a.dilation_h / a.stride_h + tile_rows;
+    if (high) phases.push_back({remainder, rows, high});
+    rows += high;
+  }
+  of_group = a.kw * rows;
+  for (int64_t ky = 0; ky < a.kh; ++ky)
+    for (int64_t kx = 0; kx < a.kw; ++kx)
+      for (const Phase& phase : phases)
+        if (ky * a.dilation_h % a.stride_h == phase.remainder)
+          taps.push_back(int32_t(kx * rows + phase.start + ky * a.dilation_h / a.stride_h));
+}
+
+namespace {
+
+std::vector<ConvPiece> pieces_of(const ConvArgs& a, const ConvTiling& tiling, int64_t strip) {
+  const int64_t end = a.batch * tiling.segments * tiling.columns;
+  std::vector<ConvPiece> pieces;
+  for (int64_t lane = 0; lane < tiling.lanes;) {
+    const int64_t at = strip * tiling.lanes + lane;
+    if (at >= end) break;
+    const int64_t slot = at / tiling.columns, column = at % tiling.columns;
+    const int64_t count = std::min(tiling.lanes - lane, tiling.columns - column);
+    pieces.push_back({lane, count, slot / tiling.segments, slot % tiling.segments * tiling.rows, column});
+    lane += count;
+  }
+  return pieces;
+}
+
+}  // namespace
+
+ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile, int64_t channels)
+    : a(args),
+      row0(tiling.first_row(tile % tiling.tiles_down)),
+      rows(tiling.first_row(tile % tiling.tiles_down + 1) - row0),
+      planes(args, rows),
+      pieces(pieces_of(args, tiling, tile / tiling.tiles_down)) {
+  for (int64_t kx = 0; kx < a.kw; ++kx)
+    for (const ConvPlanes::Phase& phase : planes.phases)
+      for (int64_t i = 0; i < phase.rows; ++i)
+        add_vector(kx, phase.start + i, i * a.stride_h + phase.remainder, tiling.lanes);
+  places.reserve(size_t(channels * a.taps()));
+  for (int64_t channel = 0; channel < channels; ++channel)
+    for (const int32_t tap : planes.taps)
+      places.push_back(int32_t((channel * planes.of_group + tap) * tiling.lanes));
+}
+
+// The vector of one kx and plane row, which is so many rows of x below what the first row of outputs sees.
+void ConvTile::add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t lanes) {
+  const auto to = int32_t((kx * planes.rows + plane_row) * lanes);
+  const size_t before = parts.size();
+  int64_t idle = lanes;
+  for (const ConvPiece& piece : pieces) {
+    const int64_t row = (piece.first_row + row0) * a.stride_h - a.pad_top + below;
+    const int64_t column = piece.column * a.stride_w + kx * a.dilation_w - a.pad_left;
+    const int64_t low = column < 0 ? ceil_div(-column, a.stride_w) : 0;
+    const int64_t inside = column < a.width ? ceil_div(a.width - column, a.stride_w) : 0;
+    const int64_t high = std::min(piece.count, inside);
+    if (low >= high || row < 0 || row >= a.height) continue;
+    const int64_t from = piece.image * a.x_strides.image + row * a.x_strides.row +
+                         (column + low * a.stride_w) * a.x_strides.column;
+    parts.push_back({int32_t(to + piece.lane + low), int32_t(high - low), from});
+    idle -= high - low;
+  }
+  if (idle == lanes) empty.push_back(to);
+  if (idle > 0 && idle < lanes) zeros.push_back(to);
+  if (idle == 0 && parts.size() == before + 1) {
+    whole.push_back(parts.back());
+    parts.pop_back();
+  }
+}
+
+ConvArgs with_full_rows(ConvArgs a, int64_t lanes) {
+  const bool alone = a.kh == 1 && a.kw == 1 && a.stride_h == 1 && a.stride_w == 1 &&
+                     a.out_height == a.height && a.out_width == a.width && a.pad_top == 0 && a.pad_left == 0;
+  const int64_t positions = a.out_height * a.out_width;
+  const auto dense = [&](const MapStrides& s) { return s.row == a.width * s.column; };
+  if (!alone || positions % lanes != 0 || !dense(a.x_strides) || !dense(a.y_strides)) return a;
+  a.height = a.out_height = positions / lanes;
+  a.width = a.out_width = lanes;
+  a.x_strides.row = lanes * a.x_strides.column;
+  a.y_strides.row = lanes * a.y_strides.column;
+  return a;
+}
+
+int64_t conv_panel_groups(int64_t kh, int64_t kw) {
+  constexpr int64_t kVectors = 32 * 1024 / 64;  // in L1
+  const int64_t rows = kh * kw == 1 ? kPointwiseRows : kTileRows + kh - 1;
+  const int64_t fit = kVectors / (kw * rows), countable = kMostPanelColumns / (kh * kw);
+  return std::max<int64_t>(1, std::min(fit, countable));
+}
+
+}  // namespace sparsekern

@@ -1,0 +1,115 @@
+// Included inside each ISA's region. Moves between maps and the planes and sums of a tile (conv.h).
+
+// Columns side by side, each channel by itself: NCHW.
+template <class Vec>
+inline void pack_channels(const ConvTile& tile, const int32_t* live, int64_t channels, float* packed) {
+  constexpr int W = Vec::width;
+  const ConvArgs& a = tile.a;
+  int32_t steps[W];
+  for (int i = 0; i < W; ++i) steps[i] = int32_t(i * a.stride_w);
+  for (int64_t i = 0; i < channels; ++i, packed += tile.planes.of_group * W) {
+    const float* x = a.x + live[i] * a.x_strides.channel;
+    for (const int32_t to : tile.empty) Vec::store(packed + to, Vec::zero());
+    for (const int32_t to : tile.zeros) Vec::store(packed + to, Vec::zero());
+    if (a.stride_w == 1) {
+      for (const ConvMove& move : tile.whole) Vec::store(packed + move.to, Vec::load(x + move.from));
+      for (const ConvMove& move : tile.parts) {
+        const typename Vec::Mask mask = Vec::mask(move.count);
+        Vec::store(packed + move.to, Vec::load(x + move.from, mask), mask);
+      }
+      continue;
+    }
+    for (const ConvMove& move : tile.whole) Vec::store(packed + move.to, Vec::gather(x + move.from, steps));
+    for (const ConvMove& move : tile.parts) {
+      const typename Vec::Mask mask = Vec::mask(move.count);
+      Vec::store(packed + move.to, Vec::gather(x + move.from, steps, mask), mask);
+    }
+  }
+}
+
+// Channels side by side: channels last. Blocks of channels and lanes are transposed.
+template <class Vec>
+inline void pack_positions(const ConvTile& tile, const int32_t* live, int64_t channels, float* packed) {
+  constexpr int W = Vec::width;
+  const ConvArgs& a = tile.a;
+  const int64_t step = a.stride_w * a.x_strides.column;
+  typename Vec::T block[W];
+  // Of one vector of the planes of every channel: where each lane's channels are, or null.
+  const auto pack_vector = [&](int64_t to, const float* const(&lanes)[W]) {
+    for (int64_t i = 0; i < channels;) {
+      const int64_t first = live[i] / W * W, wide = a.channels - first < W ? a.channels - first : W;
+      const typename Vec::Mask mask = Vec::mask(wide);
+      for (int lane = 0; lane < W; ++lane)
+        block[lane] = lanes[lane] ? Vec::load(lanes[lane] + first, mask) : Vec::zero();
+      Vec::transpose(block);
+      for (; i < channels && live[i] < first + W; ++i)
+        Vec::store(packed + i * tile.planes.of_group * W + to, block[live[i] - first]);
+    }
+  };
+  for (const ConvMove& move : tile.whole) {
+    const float* lanes[W];
+    for (int i = 0; i < W; ++i) lanes[i] = a.x + move.from + i * step;
+    pack_vector(move.to, lanes);
+  }
+  const float* const none[W] = {};
+  for (const int32_t to : tile.empty) pack_vector(to, none);
+  for (size_t part = 0; part < tile.parts.size();) {
+    const int64_t to = tile.parts[part].to / W * W;
+    const float* lanes[W] = {};
+    for (; part < tile.parts.size() && tile.parts[part].to < to + W && tile.parts[part].to >= to; ++part)
+      for (int i = 0; i < tile.parts[part].count; ++i)
+        lanes[tile.parts[part].to - to + i] = a.x + tile.parts[part].from + i * step;
+    pack_vector(to, lanes);
+  }
+}
+
+template <class Vec>
+inline void pack_planes(const ConvTile& tile, const int32_t* live, int64_t channels, float* packed) {
+  if (tile.a.x_strides.column == 1)
+    pack_channels<Vec>(tile, live, channels, packed);
+  else
+    pack_positions<Vec>(tile, live, channels, packed);
+}
+
+// A sum becomes an output: the residual added, then the activation. `at` is where y and residual have it.
+template <class Vec>
+inline void store_output(const ConvArgs& a, int64_t at, typename Vec::T sum, typename Vec::Mask mask) {
+  if (a.residual) sum = Vec::add(sum, Vec::load(a.residual + at, mask));
+  if (a.activation == Activation::kRelu) sum = Vec::max(Vec::zero(), sum);  // NaN stays
+  if (a.activation == Activation::kGelu) sum = gelu<Vec>(sum);
+  Vec::store(a.y + at, sum, mask);
+}
+
+// sums[output - first][row of the tile][lane], for outputs [first, last), to y.
+template <class Vec>
+inline void unpack_sums(const ConvTile& tile, int64_t first, int64_t last, const float* sums) {
+  constexpr int W = Vec::width;
+  const ConvArgs& a = tile.a;
+  const MapStrides& y = a.y_strides;
+  const auto start = [&](const ConvPiece& piece, int64_t row) {
+    return piece.image * y.image + (piece.first_row + tile.row0 + row) * y.row + piece.column * y.column;
+  };
+  if (y.column == 1) {
+    for (int64_t n = first; n < last; ++n)
+      for (const ConvPiece& piece : tile.pieces) {
+        const typename Vec::Mask mask = Vec::mask(piece.count);
+        const float* from = sums + (n - first) * tile.rows * W + piece.lane;
+        for (int64_t row = 0; row < tile.outputs_down(piece); ++row)
+          store_output<Vec>(a, start(piece, row) + n * y.channel, Vec::load(from + row * W, mask), mask);
+      }
+    return;
+  }
+  typename Vec::T block[W];
+  for (int64_t row = 0; row < tile.rows; ++row)
+    for (int64_t n = first; n < last; n += W) {
+      const int64_t wide = last - n < W ? last - n : W;
+      const typename Vec::Mask mask = Vec::mask(wide);
+      for (int64_t i = 0; i < W; ++i)
+        block[i] = i < wide ? Vec::load(sums + ((n - first + i) * tile.rows + row) * W) : Vec::zero();
+      Vec::transpose(block);
+      for (const ConvPiece& piece : tile.pieces)
+        if (row < tile.outputs_down(piece))
+          for (int64_t i = 0; i < piece.count; ++i)
+            store_output<Vec>(a, start(piece, row) + i * y.column + n, block[piece.lane + i], mask);
+    }
+}
