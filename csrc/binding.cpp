@@ -78,7 +78,7 @@ std::vector<int32_t> index_of(const Indices& crow, const Indices& col, const Pan
 }
 
 py::array_t<int32_t> panel_index(const Indices& crow, const Indices& col, int64_t n, int64_t k, int64_t v) {
-  std::vector<int32_t> words = index_of(crow, col, {n, k, v, 1, kPanelColumns});
+  std::vector<int32_t> words = index_of(crow, col, {n, k, v, 1, kPanelColumns, kPanelRows});
   const PanelHeader& header = PanelIndex{words.data()}.header();
   if (!header.has_panels() && !header.is_compact()) words.clear();  // it would say nothing
   return py::array_t<int32_t>(py::ssize_t(words.size()), words.data());
@@ -91,7 +91,7 @@ py::array_t<int32_t> conv_index(const Indices& crow, const Indices& col, int64_t
     throw std::invalid_argument("kernel: expected 1 to " + std::to_string(kMostPanelColumns) + " taps, got " +
                                 std::to_string(kh) + " x " + std::to_string(kw));
   const std::vector<int32_t> words =
-      index_of(crow, col, {n, channels * taps, v, taps, conv_panel_groups(kh, kw)});
+      index_of(crow, col, {n, channels * taps, v, taps, conv_panel_groups(kh, kw), kConvPanelRows});
   return py::array_t<int32_t>(py::ssize_t(words.size()), words.data());
 }
 

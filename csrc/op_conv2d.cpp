@@ -81,8 +81,9 @@ void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, c
   const int64_t v = values.sizes()[1], blocks = values.sizes()[0], words = index.numel();
   const auto* header = index.data<PanelHeader>();
   bool fine = words >= int64_t(sizeof(PanelHeader) / sizeof(int32_t)) && header->n == w.out &&
-              header->k == w.in * w.kh * w.kw && header->taps == w.kh * w.kw && header->v == v &&
-              header->blocks == blocks && PanelIndex::words_of(*header) == words;
+              header->k == w.in * w.kh * w.kw && header->taps == w.kh * w.kw &&
+              header->panel_groups == conv_panel_groups(w.kh, w.kw) && header->panel_rows == kConvPanelRows &&
+              header->v == v && header->blocks == blocks && PanelIndex::words_of(*header) == words;
   if (fine && !header->has_panels()) fine = crow.numel() == (w.out + v - 1) / v + 1 && col.numel() == blocks;
   if (!fine)
     throw std::invalid_argument("crow, col and index do not belong to values " + words_of_shape(values) +

@@ -35,7 +35,7 @@ void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, c
   const auto* header = index.data<PanelHeader>();
   const bool indexed = words >= int64_t(sizeof(PanelHeader) / sizeof(int32_t)) && header->n == n &&
                        header->k == k && header->v == v && header->blocks == values.sizes()[0] &&
-                       header->taps == 1 &&
+                       header->taps == 1 && header->panel_rows == kPanelRows &&
 
                        PanelIndex::words_of(*header) == words;
   if (crow.numel() != (n + v - 1) / v + 1 || col.numel() != values.sizes()[0] || (words != 0 && !indexed))

@@ -80,22 +80,40 @@ inline void store_output(const ConvArgs& a, int64_t at, typename Vec::T sum, typ
   Vec::store(a.y + at, sum, mask);
 }
 
+// Where the outputs of a piece's row start in y.
+inline int64_t start_of(const ConvTile& tile, const ConvPiece& piece, int64_t row) {
+  const MapStrides& y = tile.a.y_strides;
+  return piece.image * y.image + (piece.first_row + tile.row0 + row) * y.row + piece.column * y.column;
+}
+
+// Asks for the lines of y of outputs [first, last), to be written: unpack_sums writes a little of each of
+// many pages, which no prefetcher foresees.
+inline void prefetch_outputs(const ConvTile& tile, int64_t first, int64_t last) {
+  const MapStrides& y = tile.a.y_strides;
+  for (const ConvPiece& piece : tile.pieces)
+    for (int64_t row = 0; row < tile.outputs_down(piece); ++row) {
+      const float* at = tile.a.y + start_of(tile, piece, row);
+      const int64_t lines = y.column == 1 ? last - first : piece.count;
+      const int64_t step = y.column == 1 ? y.channel : y.column;
+      at += first * y.channel;
+      for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * step, 1, 2);
+    }
+}
+
 // sums[output - first][row of the tile][lane], for outputs [first, last), to y.
 template <class Vec>
 inline void unpack_sums(const ConvTile& tile, int64_t first, int64_t last, const float* sums) {
   constexpr int W = Vec::width;
   const ConvArgs& a = tile.a;
   const MapStrides& y = a.y_strides;
-  const auto start = [&](const ConvPiece& piece, int64_t row) {
-    return piece.image * y.image + (piece.first_row + tile.row0 + row) * y.row + piece.column * y.column;
-  };
   if (y.column == 1) {
     for (int64_t n = first; n < last; ++n)
       for (const ConvPiece& piece : tile.pieces) {
         const typename Vec::Mask mask = Vec::mask(piece.count);
         const float* from = sums + (n - first) * tile.rows * W + piece.lane;
         for (int64_t row = 0; row < tile.outputs_down(piece); ++row)
-          store_output<Vec>(a, start(piece, row) + n * y.channel, Vec::load(from + row * W, mask), mask);
+          store_output<Vec>(a, start_of(tile, piece, row) + n * y.channel, Vec::load(from + row * W, mask),
+                            mask);
       }
     return;
   }
@@ -110,6 +128,6 @@ inline void unpack_sums(const ConvTile& tile, int64_t first, int64_t last, const
       for (const ConvPiece& piece : tile.pieces)
         if (row < tile.outputs_down(piece))
           for (int64_t i = 0; i < piece.count; ++i)
-            store_output<Vec>(a, start(piece, row) + i * y.column + n, block[piece.lane + i], mask);
+            store_output<Vec>(a, start_of(tile, piece, row) + i * y.column + n, block[piece.lane + i], mask);
     }
 }

@@ -19,7 +19,7 @@ struct ConvPanels {
   static PanelIndex index_of(const ConvArgs& a) { return {const_cast<int32_t*>(a.panels)}; }
   static ConvTiling tiling(const ConvArgs& a) { return {a, Vec::width, most_rows(a)}; }
   static int64_t tiles(const ConvArgs& a) { return tiling(with_full_rows(a, Vec::width)).tiles(); }
-  static int64_t sum_floats(const ConvArgs& a) { return kPanelRows * a.v * most_rows(a) * Vec::width; }
+  static int64_t sum_floats(const ConvArgs& a) { return kConvPanelRows * a.v * most_rows(a) * Vec::width; }
   static size_t scratch_floats(const ConvArgs& a) {
     const ConvPlanes planes(a, most_rows(a));
     return size_t(sum_floats(a) + index_of(a).header().live * planes.of_group * Vec::width);
@@ -30,8 +30,8 @@ struct ConvPanels {
     constexpr int64_t lanes = R * Vec::width;
     const ConvArgs& a = tile.a;
     const PanelIndex index = index_of(a);
-    const int64_t panels = index.panels(), n0 = row_block * kPanelRows * J;
-    const int64_t n1 = n0 + kPanelRows * J < a.n ? n0 + kPanelRows * J : a.n;
+    const int64_t panels = index.panels(), n0 = row_block * kConvPanelRows * J;
+    const int64_t n1 = n0 + kConvPanelRows * J < a.n ? n0 + kConvPanelRows * J : a.n;
     for (int64_t i = 0; i < (n1 - n0 + J - 1) / J * J; ++i)
       for (int64_t lane = 0; lane < lanes; lane += Vec::width)
         Vec::store(sums + i * lanes + lane, Vec::broadcast(a.bias && n0 + i < a.n ? a.bias[n0 + i] : 0.0f));

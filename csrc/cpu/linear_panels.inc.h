@@ -9,7 +9,7 @@ constexpr int64_t kLongRun = 16;
 
 // `place` says where the vectors of x of the run's j-th block are.
 template <class Vec, int J, int R, class Place>
-inline void panel_run(Place place, const float* weights, int64_t length, float* sums) {
+SPARSEKERN_INLINE void panel_run(Place place, const float* weights, int64_t length, float* sums) {
   using T = typename Vec::T;
   constexpr int W = Vec::width;
   T acc[J][R];
@@ -96,7 +96,7 @@ struct LinearPanels {
   }
 
   static void run(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
-    const int64_t count = tiles(a), row_blocks = PanelIndex::row_blocks_of(a.n, a.v);
+    const int64_t count = tiles(a), row_blocks = PanelIndex{const_cast<int32_t*>(a.panels)}.row_blocks();
     const auto cut = [&](int64_t chunk) { return row_blocks * chunk / a.chunks; };
     for_each_tile(a, begin, end, cut, [&](int64_t tile, int64_t first, int64_t last) {
       const int64_t v0 = tile_begin(vectors(a), count, tile), v1 = tile_begin(vectors(a), count, tile + 1);

@@ -68,12 +68,12 @@ struct Runs {
     const int64_t rows = (shape.n + shape.v - 1) / shape.v, wide = shape.panel_groups * shape.taps;
     std::vector<Run> cell, sorted;
     std::vector<int32_t> at(crow, crow + rows);  // of each block row: the first block not yet in a run
-    for (int64_t row0 = 0; row0 < rows; row0 += kPanelRows)
+    for (int64_t row0 = 0; row0 < rows; row0 += shape.panel_rows)
       for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t end = (panel + 1) * wide;
         int32_t blocks = first_block.back();
         cell.clear();
-        for (int64_t row = row0; row < std::min(rows, row0 + kPanelRows); ++row) {
+        for (int64_t row = row0; row < std::min(rows, row0 + shape.panel_rows); ++row) {
           const int32_t source = at[row];
           while (at[row] < crow[row + 1] && columns[at[row]] < end) ++at[row];
           const int32_t length = at[row] - source;
@@ -111,6 +111,7 @@ std::vector<int32_t> make_panel_index(const int32_t* crow, const int32_t* col, c
                      int32_t(shape.taps),
                      int32_t(shape.panel_groups),
                      int32_t(live.size()),
+                     int32_t(shape.panel_rows),
                      {}};
   const Runs runs(crow, columns, shape, header.has_panels() ? PanelIndex::panels_of(header) : 0);
   header.runs = int32_t(runs.all.size());
@@ -145,7 +146,7 @@ void pack_panel_values(const PanelIndex& index, const float* values) {
       const PanelRun run = index.runs()[i];
       const int64_t count = run.length * v;
       std::memcpy(to, values + index.sources()[i] * v, size_t(count) * sizeof(float));
-      if (cell / index.panels() * kPanelRows + run.row == last)
+      if (cell / index.panels() * header.panel_rows + run.row == last)
         for (int64_t j = 0; j < run.length; ++j) std::fill(to + j * v + stored, to + (j + 1) * v, 0.0f);
       to += count;
     }

@@ -26,14 +26,17 @@ namespace sparsekern {
 
 constexpr int64_t kPanelColumns = 128;  // of Linear; an offset in a panel is a byte; 4 vectors of 16: 32 KB
 constexpr int64_t kMostPanelColumns = 256;
-constexpr int64_t kPanelRows = 256;  // block rows of a row block
+constexpr int64_t kPanelRows =
+    256;  // block rows of a row block; of Conv2d fewer, so that threads can share them
+constexpr int64_t kConvPanelRows = 64;
 constexpr int64_t kPanelHeight = 3;  // outputs of the tallest block that the kernels over panels take
 
 struct PanelHeader {
   int32_t n, k, v, blocks, runs, packed;  // packed: whether `checksum` says anything
   uint64_t checksum;                      // of the values that were copied
   int32_t taps, panel_groups, live;       // columns of a group, groups of a panel, groups that are alive
-  int32_t reserved[5];
+  int32_t panel_rows;                     // block rows of a row block
+  int32_t reserved[4];
 
   bool has_panels() const { return v <= kPanelHeight; }
   bool is_compact() const { return live != k / taps; }
@@ -52,7 +55,7 @@ struct PanelIndex {
   int64_t panels() const { return panels_of(header()); }
   int64_t panel_columns() const { return int64_t(header().panel_groups) * header().taps; }
   int64_t columns_alive() const { return int64_t(header().live) * header().taps; }
-  int64_t row_blocks() const { return row_blocks_of(header().n, header().v); }
+  int64_t row_blocks() const { return row_blocks_of(header()); }
   int64_t cells() const { return cells_of(header()); }
   // The groups that are alive, rising.
   int32_t* live() const { return base + sizeof(PanelHeader) / 4; }
@@ -76,13 +79,13 @@ struct PanelIndex {
   int64_t words() const { return words_of(header()); }
 
   static bool has_columns(const PanelHeader& h) { return h.v == 1 && h.taps == 1 && h.k <= 65536; }
-  static int64_t row_blocks_of(int64_t n, int64_t v) {
-    return ((n + v - 1) / v + kPanelRows - 1) / kPanelRows;
+  static int64_t row_blocks_of(const PanelHeader& h) {
+    return ((int64_t(h.n) + h.v - 1) / h.v + h.panel_rows - 1) / h.panel_rows;
   }
   static int64_t panels_of(const PanelHeader& h) {
     return (int64_t(h.live) + h.panel_groups - 1) / h.panel_groups;
   }
-  static int64_t cells_of(const PanelHeader& h) { return panels_of(h) * row_blocks_of(h.n, h.v); }
+  static int64_t cells_of(const PanelHeader& h) { return panels_of(h) * row_blocks_of(h); }
   static int64_t compact_words(const PanelHeader& h) { return h.is_compact() ? h.blocks : 0; }
   static int64_t value_words(const PanelHeader& h) {
     return h.has_panels() ? (int64_t(h.blocks) * h.v + 15) / 16 * 16 : 0;
@@ -104,7 +107,7 @@ inline void use_index(LinearArgs& args, const PanelIndex& index) {
 
 // What the index is to be of; `panel_groups` * `taps` at most kMostPanelColumns.
 struct PanelShape {
-  int64_t n, k, v, taps, panel_groups;
+  int64_t n, k, v, taps, panel_groups, panel_rows;
 };
 
 // Its words; the copy of the values is left for the first product.

@@ -44,7 +44,7 @@ struct Data {
   }
 
   void index(const Problem& p) {
-    const std::vector<int32_t> words = make_panel_index(crow.data(), col.data(), {p.n, p.k, p.v, 1, kPanelColumns});
+    const std::vector<int32_t> words = make_panel_index(crow.data(), col.data(), {p.n, p.k, p.v, 1, kPanelColumns, kPanelRows});
     panels.reset(static_cast<int32_t*>(std::aligned_alloc(64, words.size() * sizeof(int32_t))));
     std::copy(words.begin(), words.end(), panels.get());
     if (p.v <= kPanelHeight) pack_panel_values(PanelIndex{panels.get()}, values.data());
