@@ -13,11 +13,12 @@ from __future__ import annotations
 from sparsekern import bench, masks, prune, tickets, zoo
 from sparsekern._version import __version__
 from sparsekern.formats import BlockSparse
-from sparsekern.nn import SparseLinear, SwapReport, explain, restore_, swap_
+from sparsekern.nn import SparseConv2d, SparseLinear, SwapReport, explain, fuse_, restore_, swap_
 from sparsekern.tickets import Ticket, find_ticket
 
 __all__ = [
     "BlockSparse",
+    "SparseConv2d",
     "SparseLinear",
     "SwapReport",
     "Ticket",
@@ -25,6 +26,7 @@ __all__ = [
     "bench",
     "explain",
     "find_ticket",
+    "fuse_",
     "masks",
     "prune",
     "restore_",

@@ -11,7 +11,7 @@ from sparsekern.formats import BlockSparse
 from sparsekern.kernels import KERNELS, Choice, Kernel, Problem, cpu, cpu_pairs, make_plan
 from sparsekern.kernels.select import Backend, PackedWeight
 from sparsekern.kernels.table import BY_NAME
-from sparsekern.nn.linear import problem_of
+from sparsekern.nn.layer import problem_of
 from sparsekern.ops import linear
 
 # Every kernel of the C++ half by itself, whatever would be chosen.
@@ -42,7 +42,8 @@ VARIANTS = (
     _pairs("amx_bf16"),
     _pairs("avx512_bf16"),
 )
-ALL = (*VARIANTS, *KERNELS)
+LINEAR = tuple(kernel for kernel in KERNELS if kernel.op == "linear")
+ALL = (*VARIANTS, *LINEAR)
 
 
 def make_problem(case: truth.Case, dtype: torch.dtype) -> tuple[BlockSparse, Tensor]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 import truth
-from kernel_checks import ALL, check_forward, check_gradients, kernels_for, make_problem, run
+from kernel_checks import ALL, LINEAR, check_forward, check_gradients, kernels_for, make_problem, run
 from torch import Tensor
 
 from sparsekern.formats import BlockSparse
@@ -14,14 +14,15 @@ from sparsekern.kernels import KERNELS, Kernel, Problem
 from sparsekern.kernels.reference import linear as reference
 
 BY_NAME = {kernel.name: kernel for kernel in ALL}
-TABLE = {kernel.name: kernel for kernel in KERNELS}
+TABLE = {kernel.name: kernel for kernel in LINEAR}
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def test_the_reference_is_last_and_takes_everything() -> None:
-    problem = Problem("linear", "anything", "", "complex64", (3, 7), 1, 2, 3, 0.5)
-    assert KERNELS[-1].name == "reference_linear"
-    assert KERNELS[-1].refuse(problem) is None
+@pytest.mark.parametrize("op", ["linear", "conv2d"])
+def test_the_reference_is_last_of_its_op_and_takes_everything(op: str) -> None:
+    last = [kernel for kernel in KERNELS if kernel.op == op][-1]
+    assert last.name == f"reference_{op}"
+    assert last.refuse(Problem(op, "anything", "", "complex64", (3, 7), 1, 2, 3, 0.5, groups=5)) is None
 
 
 @pytest.mark.parametrize("case", truth.CASES, ids=str)

@@ -29,10 +29,12 @@ def test_a_kernel_loads_here_or_refuses_in_words(kernel: Kernel) -> None:
     assert reason is None or len(reason) > 10
 
 
-def test_the_reference_is_last_and_takes_everything() -> None:
-    odd = Problem("linear", "meta", "", "float64", (3, 5), m=0, n=9, k=10, density=0.0)
-    assert KERNELS[-1].name == "reference_linear"
-    assert [kernel.name for kernel in KERNELS if kernel.refuse(odd) is None] == ["reference_linear"]
+@pytest.mark.parametrize("op", ["linear", "conv2d"])
+def test_the_reference_is_last_of_its_op_and_takes_everything(op: str) -> None:
+    odd = Problem(op, "meta", "", "float64", (3, 5), m=0, n=9, k=10, density=0.0)
+    kernels = [kernel for kernel in KERNELS if kernel.op == op]
+    assert kernels[-1].name == f"reference_{op}"
+    assert [kernel for kernel in kernels if kernel.refuse(odd) is None] == kernels[-1:]
 
 
 def test_kernels_are_named_once_and_each_has_its_cost() -> None:
@@ -53,8 +55,10 @@ def test_an_allocation_keeps_the_share_it_is_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_of_the_zoo_maps_images_to_ten_classes(name: str) -> None:
-    assert MODELS[name](None)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+def test_a_model_of_the_zoo_maps_its_images_to_its_classes(name: str) -> None:
+    model = MODELS[name](None).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(2, *model.image)).shape == (2, model.classes)
 
 
 @pytest.mark.parametrize("name", DENSE)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import sqrt
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from sparsekern.bench.timing import Timing
 
@@ -58,75 +56,6 @@ def best_dense(times: Mapping[str, Timing]) -> str:
     return min(times, key=lambda name: times[name].median_us)
 
 
-class OneDNNLinear(nn.Module):
-    """A dense linear layer on oneDNN with a prepacked weight, for measuring: no gradient, no deep copy."""
-
-    def __init__(self, call: Call, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.call = call
-        self.in_features = in_features
-        self.out_features = out_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features)."""
-        return self.call(x)
-
-
-def best_dense_model(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> dict[str, nn.Module | str]:
-    """Whole networks to time against a sparse one, by the names of `DENSE`.
-
-    "torch" is the model itself. "onednn" is a deep copy in which every plain `nn.Linear` runs on oneDNN
-    with its effective weight (parametrizations applied), packed for the rows that `example` brings to it,
-    each layer checked against torch; or a str, the reason in words, when a layer was refused or the copy
-    does not run.
-    """
-    return {"torch": model, "onednn": _onednn_model(model, example)}
-
-
-def _onednn_model(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> nn.Module | str:
-    copied = copy.deepcopy(model)
-    inputs = example if isinstance(example, tuple) else (example,)
-    packed: dict[nn.Module, OneDNNLinear | str] = {}
-
-    def pack(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, nn.Linear)
-        call = prepare_onednn(layer.weight, layer.bias, args[0])
-        packed[layer] = (
-            call if isinstance(call, str) else OneDNNLinear(call, layer.in_features, layer.out_features)
-        )
-
-    hooks = [layer.register_forward_pre_hook(pack) for layer in copied.modules() if _is_plain_linear(layer)]
-    with torch.no_grad():
-        copied(*inputs)
-        for hook in hooks:
-            hook.remove()
-        for name, layer in copied.named_modules():
-            if isinstance(refusal := packed.get(layer), str):
-                return f"{name or 'the layer'}: {refusal}"
-        swapped = _replaced(copied, {old: new for old, new in packed.items() if not isinstance(new, str)})
-        try:
-            swapped(*inputs)
-        except (RuntimeError, AttributeError) as error:  # a parent may read child.weight past child.forward
-            return f"the network does not run on oneDNN layers: {str(error).splitlines()[0]}"
-    return swapped
-
-
-def _is_plain_linear(layer: nn.Module) -> bool:
-    """Exactly `nn.Linear`, parametrized or not: what a subclass does in `forward` is not known here."""
-    kind = type(layer).__base__ if parametrize.is_parametrized(layer) else type(layer)
-    return kind is nn.Linear
-
-
-def _replaced(model: nn.Module, new: dict[nn.Module, OneDNNLinear]) -> nn.Module:
-    if model in new:
-        return new[model]
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in new:
-                setattr(parent, name, new[child])
-    return model
-
-
 def _onednn_refusal(weight: Tensor, x: Tensor) -> str | None:
     if weight.device.type != "cpu":
         return f"oneDNN runs on the cpu, not on {weight.device.type}"
@@ -159,8 +88,8 @@ def _torch_linear(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def _onednn_linear(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+def _onednn_linear(packed: Tensor, bias: Tensor | None, x: Tensor, unary: str = "none") -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, unary, [], "")
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsekern.kernels.select import Choice, Kernel, Plan, Problem, make_plan, select
+from sparsekern.kernels.select import Choice, ConvGeometry, Kernel, Plan, Problem, make_plan, select
 from sparsekern.kernels.table import KERNELS
 
-__all__ = ["KERNELS", "Choice", "Kernel", "Plan", "Problem", "make_plan", "select"]
+__all__ = ["KERNELS", "Choice", "ConvGeometry", "Kernel", "Plan", "Problem", "make_plan", "select"]

@@ -33,18 +33,21 @@ COST = {
         48: Cost(0.08, {1: 1.85, 2: 1.55, 3: 1.35, 4: 1.05, 8: 0.92, 16: 0.9, 32: 0.87}),
     },
     "reference_linear": {1: Cost(2.0, {1: 0.0})},
+    "cpu_conv2d": {1: Cost(0.15, {1: 1.6, 4: 1.0, 8: 0.95, 16: 0.9})},
+    "reference_conv2d": {1: Cost(2.0, {1: 0.0})},
 }
 
 
-# Dense products of 16-bit floats are so much faster than float32's, on which the costs of cpu_linear rest; it
-# computes in float32 itself.
+# Dense products of 16-bit floats are so much faster than float32's, on which the costs of these rest; they
+# compute in float32 themselves.
 DENSE_16_BIT = 3.5
+IN_FLOAT32 = ("cpu_linear", "cpu_conv2d")
 
 
 def relative_cost(kernel: str, problem: Problem) -> float:
     """Expected time over the best dense time: below 1, the kernel is expected to win."""
     cost = _least(COST[kernel], problem.m)
-    widened = kernel == "cpu_linear" and problem.dtype != "float32"
+    widened = kernel in IN_FLOAT32 and problem.dtype != "float32"
     expected = cost.fixed + problem.density * _least(cost.per_element, problem.block[0])
     return expected * DENSE_16_BIT if widened else expected
 

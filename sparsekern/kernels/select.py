@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,14 +21,16 @@ class Problem:
     """What a kernel is asked to do; no tensor in it.
 
     Attributes:
-        op: ``"linear"``.
+        op: ``"linear"`` or ``"conv2d"``.
         device: ``"cpu"`` or ``"cuda"``.
         arch: the ISA in use on a CPU (``"avx512"``), the compute capability on a GPU (``"sm_90"``).
         dtype: of activations and values, ``"float32"``.
         block: ``(out, in)``.
-        m, n, k: rows of the input, outputs, inputs.
+        m, n, k: rows of the input, outputs, inputs. Of a convolution: positions of its output in all images,
+            channels of its output, and weights of one of them.
         density: share of the blocks that is stored.
         features: what a CPU has beyond its ISA: ``("amx_bf16", "avx512_bf16")``.
+        groups, taps: of a convolution; taps is the size of its kernel, kh * kw.
     """
 
     op: str
@@ -41,6 +43,8 @@ class Problem:
     k: int
     density: float
     features: tuple[str, ...] = ()
+    groups: int = 1
+    taps: int = 1
 
 
 class PackedWeight(NamedTuple):
@@ -75,12 +79,150 @@ class PackedWeight(NamedTuple):
         return x.new_empty((*x.shape[:-1], self.n))
 
 
+class ConvGeometry(NamedTuple):
+    """A convolution but for its weights, in the order of the ops' arguments. ``in_`` counts the input's
+    channels, in all ``groups``; ``pad_*`` are zeros around the input."""
+
+    out: int
+    in_: int
+    kh: int
+    kw: int
+    stride_h: int
+    stride_w: int
+    pad_top: int
+    pad_left: int
+    pad_bottom: int
+    pad_right: int
+    dilation_h: int
+    dilation_w: int
+    groups: int
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """``(out, in_ / groups, kh, kw)``, as ``nn.Conv2d`` has it."""
+        return self.out, self.in_ // self.groups, self.kh, self.kw
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """``(out, k)``: the weight with the rows of its filters laid out in a line."""
+        return self.out, self.in_ // self.groups * self.kh * self.kw
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Of an input with its zeros around it."""
+        return height + self.pad_top + self.pad_bottom, width + self.pad_left + self.pad_right
+
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns that one output sees: those of the kernel with its gaps."""
+        return self.dilation_h * (self.kh - 1) + 1, self.dilation_w * (self.kw - 1) + 1
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Of an input ``(height, width)``; below 1 where the kernel is larger than the padded input."""
+        (high, wide), (rows, columns) = self.padded_size(height, width), self.reach()
+        return (high - rows) // self.stride_h + 1, (wide - columns) // self.stride_w + 1
+
+
+class PackedConv(NamedTuple):
+    """The same as :class:`PackedWeight` for a convolution, whose weight (out, in_ / groups, kh, kw) is kept
+    as a matrix (out, k)."""
+
+    values: Tensor
+    bias: Tensor | None
+    crow: Tensor
+    col: Tensor
+    plan_index: Tensor
+    geometry: ConvGeometry
+
+    def check(self, x: Tensor, residual: Tensor | None = None) -> None:
+        """RuntimeError, as ``torch.nn.functional.conv2d`` raises it, if ``x`` (batch, in_, height, width)
+        does not fit, or bias and residual do not belong to it."""
+        values, bias, _, _, _, g = self
+        out, in_, kh, kw, stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, _ = g
+        if x.dim() != 4:
+            raise _no_image(x)
+        batch, channels, height, width = x.shape
+        if channels != in_:
+            raise _other_channels(g, x)
+        if x.dtype != values.dtype:
+            raise RuntimeError(f"Input type ({x.dtype}) and weight type ({values.dtype}) should be the same")
+        if bias is not None and (bias.dtype != values.dtype or bias.shape != (out,)):
+            raise _other_bias(g, values, bias)
+        if stride_h < 1 or stride_w < 1 or dilation_h < 1 or dilation_w < 1 or min(g[6:10]) < 0:
+            raise RuntimeError(f"expected strides and dilations from 1 and padding from 0, got {g}")
+        # The same as output_size, which costs more than all of this by its calls.
+        high = (height + top + bottom - dilation_h * (kh - 1) - 1) // stride_h + 1
+        wide = (width + left + right - dilation_w * (kw - 1) - 1) // stride_w + 1
+        if high < 1 or wide < 1:
+            raise _too_small(g, height, width)
+        if height == 0 or width == 0:
+            raise RuntimeError(
+                f"Only zero batch or zero channel inputs are supported, but got input shape: {_list(x.shape)}"
+            )
+        if residual is not None and (
+            residual.dtype != values.dtype or residual.shape != (batch, out, high, wide)
+        ):
+            raise RuntimeError(
+                f"residual: expected {values.dtype} {_tuple((batch, out, high, wide))}, the output's, "
+                f"got {residual.dtype} {_tuple(residual.shape)}"
+            )
+
+    def empty_output(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """What ``run`` returns for ``x``, unwritten: for tracing."""
+        self.check(x, residual)
+        size = (x.shape[0], self.geometry.out, *self.geometry.output_size(x.shape[2], x.shape[3]))
+        return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """How ``x`` (batch, channels, height, width) lies, by its strides as torch reads them
+    (c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4): channels last, or as by default."""
+    strides, least = x.stride(), 0
+    if strides[1] == 0 or strides[1] > strides[3]:
+        return torch.contiguous_format
+    for d in (1, 3, 2, 0):
+        if x.shape[d] == 0 or strides[d] < least or (d == 0 and least == strides[1]):
+            return torch.contiguous_format
+        least = strides[d] * max(x.shape[d], 1)
+    return torch.channels_last
+
+
+def _no_image(x: Tensor) -> RuntimeError:
+    return RuntimeError(
+        f"Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: {_list(x.shape)}"
+    )
+
+
+def _other_channels(g: ConvGeometry, x: Tensor) -> RuntimeError:
+    return RuntimeError(
+        f"Given groups={g.groups}, weight of size {_list(g.weight_shape)}, expected input"
+        f"{_list(x.shape)} to have {g.in_} channels, but got {x.shape[1]} channels instead"
+    )
+
+
+def _other_bias(g: ConvGeometry, values: Tensor, bias: Tensor) -> RuntimeError:
+    return RuntimeError(
+        f"Given weight of size {_list(g.weight_shape)}, expected bias to be {values.dtype}, "
+        f"1-dimensional with {g.out} elements, but got {bias.dtype} of size {_list(bias.shape)}"
+    )
+
+
+def _too_small(g: ConvGeometry, height: int, width: int) -> RuntimeError:
+    (high, wide), (rows, columns) = g.padded_size(height, width), g.reach()
+    return RuntimeError(
+        f"Calculated padded input size per channel: ({high} x {wide}). Kernel size: ({rows} x {columns}). "
+        "Kernel size can't be greater than actual input size"
+    )
+
+
 def _tuple(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
+def _list(shape: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
 class Backend(Protocol):
-    """What a kernel's ``load`` leads to."""
+    """What the ``load`` of a kernel for ``linear`` leads to."""
 
     def pack(self, weight: BlockSparse) -> Tensor:
         """The kernel's own index over the weight's blocks, int32, possibly empty. Where it holds a copy of
@@ -100,6 +242,32 @@ class Backend(Protocol):
         """What runs for so many rows of x, in a word."""
 
 
+class ConvBackend(Protocol):
+    """What the ``load`` of a kernel for ``conv2d`` leads to."""
+
+    def pack(self, weight: BlockSparse, geometry: ConvGeometry) -> Tensor:
+        """As :meth:`Backend.pack`."""
+
+    def run(
+        self,
+        x: Tensor,
+        weight: PackedConv,
+        activation: str | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """``x`` (batch, in_, height, width) convolved with the weight, plus bias, plus ``residual``, which is
+        of the output's shape, then one of ACTIVATIONS; it lies as ``memory_format_of(x)`` says."""
+
+    def gradients(
+        self, grad: Tensor, x: Tensor, weight: PackedConv, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of ``x`` and of ``weight.values``, each if it is ``wanted``, from that of the
+        output."""
+
+    def variant(self, weight: PackedConv) -> str:
+        """What runs, in a word."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A line of the table.
@@ -107,7 +275,7 @@ class Kernel:
     Attributes:
         name: as ``explain`` prints it.
         op: which op it serves.
-        load: ``"module:attribute"`` of its Backend, imported on first use.
+        load: ``"module:attribute"`` of its Backend or ConvBackend, imported on first use.
         refuse: None if the kernel takes the problem, else the reason in words.
     """
 
@@ -118,14 +286,23 @@ class Kernel:
 
     def backend(self) -> Backend:
         """The kernel's implementation. ImportError, in words, where its backend is not installed."""
+        found: Backend = self._loaded()
+        return found
+
+    def conv_backend(self) -> ConvBackend:
+        """The same of a kernel whose op is ``conv2d``."""
+        found: ConvBackend = self._loaded()
+        return found
+
+    def _loaded(self) -> Any:
         found = _BACKENDS.get(self.load)
         if found is None:
             module, _, attribute = self.load.partition(":")
-            found = _BACKENDS[self.load] = cast(Backend, getattr(importlib.import_module(module), attribute))
+            found = _BACKENDS[self.load] = getattr(importlib.import_module(module), attribute)
         return found
 
 
-_BACKENDS: dict[str, Backend] = {}  # what is loaded; a plain dict, since torch.compile looks through it
+_BACKENDS: dict[str, Any] = {}  # what is loaded; a plain dict, since torch.compile looks through it
 
 
 @dataclass(frozen=True)
@@ -162,7 +339,12 @@ class Plan:
     refusals: tuple[tuple[str, str], ...] = ()
 
 
-def make_plan(weight: BlockSparse, choice: Choice) -> Plan:
-    """Packs ``weight`` for the chosen kernel."""
+def make_plan(weight: BlockSparse, choice: Choice, geometry: ConvGeometry | None = None) -> Plan:
+    """Packs ``weight`` for the chosen kernel; ``geometry`` where that is one for ``conv2d``."""
+    kernel = choice.kernel
     with torch.inference_mode(False):  # autograd saves the index, and refuses tensors of that mode
-        return Plan(choice.kernel, choice.kernel.backend().pack(weight), choice.refusals)
+        if geometry is None:
+            index = kernel.backend().pack(weight)
+        else:
+            index = kernel.conv_backend().pack(weight, geometry)
+    return Plan(kernel, index, choice.refusals)

@@ -1,10 +1,13 @@
-"""KERNELS: every kernel, best first, the reference last. A new kernel is one file and one line here."""
+"""KERNELS: every kernel, op by op; best first, the reference last. A new one is a file and a line here."""
 
 from __future__ import annotations
 
+from sparsekern.formats.block_sparse import INT32_MAX
 from sparsekern.kernels.select import Kernel, Problem
 
 _DTYPES = ("float32", "bfloat16", "float16")
+
+MOST_TAPS = 256  # as csrc/cpu/panel_index.h has it
 
 
 def _refuse_cpu(problem: Problem) -> str | None:
@@ -29,6 +32,26 @@ def _refuse_pairs(problem: Problem) -> str | None:
     return None
 
 
+def _refuse_cpu_conv(problem: Problem) -> str | None:
+    if problem.device != "cpu":
+        return f"runs on the CPU, the weight is on {problem.device}"
+    if problem.dtype not in _DTYPES:
+        return f"takes {', '.join(_DTYPES)}, got {problem.dtype}"
+    if problem.groups != 1:
+        return f"takes one group, got {problem.groups}: its index knows no parts of the input's channels"
+    if problem.taps > MOST_TAPS:
+        return f"takes kernels of at most {MOST_TAPS} taps, got {problem.taps}"
+    high, wide = problem.block
+    if wide != 1 and (high != 1 or problem.k % wide):
+        return (
+            f"takes blocks (V, 1), and (1, S) where S divides the {problem.k} weights of an output, "
+            f"got {problem.block}"
+        )
+    if max(problem.n, problem.k) > INT32_MAX:
+        return f"counts in 32 bits, got a weight ({problem.n}, {problem.k})"
+    return None
+
+
 def _refuse_nothing(problem: Problem) -> str | None:
     return None
 
@@ -37,6 +60,8 @@ KERNELS = (
     Kernel("cpu_linear", "linear", "sparsekern.kernels.cpu:linear", _refuse_cpu),
     Kernel("cpu_linear_pairs", "linear", "sparsekern.kernels.cpu_pairs:linear", _refuse_pairs),
     Kernel("reference_linear", "linear", "sparsekern.kernels.reference:linear", _refuse_nothing),
+    Kernel("cpu_conv2d", "conv2d", "sparsekern.kernels.cpu_conv:conv2d", _refuse_cpu_conv),
+    Kernel("reference_conv2d", "conv2d", "sparsekern.kernels.reference:conv2d", _refuse_nothing),
 )
 
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from sparsekern.nn.conv2d import SparseConv2d
 from sparsekern.nn.explain import Explanation, explain
+from sparsekern.nn.fuse import FusedLayer, FuseReport, fuse_
+from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.linear import SparseLinear
 from sparsekern.nn.quantized import QuantizedSparseLinear
 from sparsekern.nn.report import LayerReport, SwapReport
@@ -11,11 +14,16 @@ from sparsekern.nn.swap import SWAPS, restore_, swap_
 __all__ = [
     "SWAPS",
     "Explanation",
+    "FuseReport",
+    "FusedLayer",
     "LayerReport",
     "QuantizedSparseLinear",
+    "SparseConv2d",
+    "SparseLayer",
     "SparseLinear",
     "SwapReport",
     "explain",
+    "fuse_",
     "restore_",
     "swap_",
 ]

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from sparsekern.masks import Masked
-from sparsekern.nn.linear import SparseLinear
+from sparsekern.nn.layer import SparseLayer
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def sites(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Site]:
     found = []
     for prefix, parent in model.named_modules():
         for child, layer in parent._modules.items():
-            if isinstance(layer, kinds) and not isinstance(layer, SparseLinear):
+            if isinstance(layer, kinds) and not isinstance(layer, SparseLayer):
                 name = f"{prefix}.{child}" if prefix else child
                 reason = _why_not(parent, layer, kinds, shared=places[id(layer)] > 1)
                 if reason is None and any(uses[id(p)] > 1 for p in layer.parameters()):
@@ -53,6 +53,8 @@ def _why_not(
         return "the layer stands in two places of the network"
     if any(p.is_meta for p in layer.parameters()):
         return "it is on the meta device: there are no numbers"
+    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+        return f"it has {layer.groups} groups; kernels for convolutions take one"
     return _made_special(layer)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sparsekern.nn.linear import SparseLinear
+from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.report import as_table
 
 EXPLAINED_ROWS = (1, 16, 128, 1024)
@@ -14,7 +14,8 @@ EXPLAINED_ROWS = (1, 16, 128, 1024)
 
 @dataclass(frozen=True)
 class ExplainedLayer:
-    """A swapped layer: its kernel, and (kernel, reason) for each that stands before it in the table."""
+    """A swapped layer: its kernel, what of it runs for so many rows of input (of a convolution, output
+    positions), and (kernel, reason) for each that stands before it in the table."""
 
     name: str
     kernel: str
@@ -37,7 +38,9 @@ class Explanation:
         for layer in self.layers:
             why = "; ".join(f"{kernel}: {reason}" for kernel, reason in layer.refusals)
             block = f"{layer.block[0]}x{layer.block[1]}"
+            variants = set(layer.by_rows.values())
             runs = ", ".join(f"{variant} at {count}" for count, variant in layer.by_rows.items())
+            runs = variants.pop() if len(variants) == 1 else runs
             density = f"{layer.density:.3f}"
             rows.append([layer.name, layer.kernel, block, density, runs, why or "the best in the table"])
         heads = ("layer", "kernel", "block", "density", "what runs, at rows of input", "why not a better one")
@@ -57,6 +60,6 @@ def explain(model: nn.Module) -> Explanation:
                 m.refusals,
             )
             for name, m in model.named_modules()
-            if isinstance(m, SparseLinear)
+            if isinstance(m, SparseLayer)
         )
     )

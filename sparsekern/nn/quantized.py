@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import cpu_int8
 from sparsekern.kernels.select import ACTIVATIONS
-from sparsekern.nn.linear import SparseLinear, effective_weight
+from sparsekern.nn.layer import effective_weight
+from sparsekern.nn.linear import SparseLinear
 
 LARGEST = 127
 """int8 is used from -127 to 127, so that its sign can be turned."""

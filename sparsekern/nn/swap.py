@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from sparsekern.bench import interleave, ratio
 from sparsekern.formats.block_sparse import INT32_MAX
 from sparsekern.masks import fit_block, mask_
+from sparsekern.nn.conv2d import SparseConv2d
 from sparsekern.nn.eligible import Site, sites
-from sparsekern.nn.linear import SparseLinear, effective_weight, share_of_zeros
-from sparsekern.nn.measure import measure_linear
+from sparsekern.nn.layer import SparseLayer, effective_weight, share_of_zeros
+from sparsekern.nn.linear import SparseLinear
+from sparsekern.nn.measure import measure_layer
 from sparsekern.nn.report import LayerReport, SwapReport
 
-SWAPS: dict[type[nn.Module], type[SparseLinear]] = {nn.Linear: SparseLinear}
+SWAPS: dict[type[nn.Module], type[SparseLayer]] = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}
 """What replaces what. A new layer kind is one file and one line here."""
 
 _RUN_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)
@@ -37,10 +39,11 @@ def swap_(
 
     The zeros are read from the layers' masks and weights, whoever pruned them. With ``threshold="auto"`` each
     layer's real input is captured from ``example_inputs``; candidate blocks and the dense implementations
-    (eager torch, oneDNN prepacked) are timed interleaved on it, on as many threads as torch is set to; a
-    layer is swapped only if its numbers agree and it beats the best dense one by ``margin`` with the whole 95
-    % interval above 1. In the end the whole network is timed before against after, and everything is put back
-    if it became slower. Nothing is ever swapped in silence: see the report.
+    (eager torch, oneDNN prepacked, of convolutions also the other memory format) are timed interleaved on it,
+    on as many threads as torch is set to; a layer is swapped only if its numbers agree and it beats the best
+    dense one by ``margin`` with the whole 95 % interval above 1. In the end the whole network is timed before
+    against after, and everything is put back if it became slower. Nothing is ever swapped in silence: see the
+    report.
 
     The model runs in eval mode meanwhile, without gradients; its modes are restored. Whatever goes wrong, the
     model is left as it came. An optimizer must be made after the swap: it would go on holding the old layers'
@@ -49,8 +52,8 @@ def swap_(
     Args:
         model: any module; layers nested in it are replaced, not the module itself.
         example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword
-            arguments. Its
-            number of rows matters: a block is chosen for it. May be None with a numeric ``threshold``.
+            arguments. Its number of rows, and the size and memory format of its images, matter: a block is
+            chosen for them. May be None with a numeric ``threshold``.
         threshold: ``"auto"`` measures; a number in [0, 1] swaps every layer at least that sparse, untimed.
         block: the one block to use, for layers in which it fits; by default the best of several.
         filter_fn: ``filter_fn(layer, name) -> bool``; layers for which it is false are left alone.
@@ -79,25 +82,37 @@ def swap_(
 def restore_(model: nn.Module) -> int:
     """Puts back every layer that ``swap_`` replaced, the very same objects; returns how many.
 
-    Values that were trained meanwhile are written into the layer that comes back. A SparseLinear that was
-    made by hand, copied or loaded knows no such layer: it becomes a plain ``nn.Linear`` with the same weight.
+    Values that were trained meanwhile are written into the layer that comes back. A sparse layer that was
+    made by hand, copied or loaded, or into which ``fuse_`` folded another, knows no such layer: it becomes a
+    plain one with the same weight. Where it has an activation, an ``nn.Sequential`` of the dense layer and
+    the activation takes its place.
     """
-    if isinstance(model, SparseLinear):
+    if isinstance(model, SparseLayer):
         raise ValueError(
-            "restore_ replaces layers inside a module; got a bare SparseLinear: use its to_dense"
+            f"restore_ replaces layers inside a module; got a bare {type(model).__name__}: use its to_dense"
         )
-    found: dict[SparseLinear, nn.Module] = {}
+    found: dict[SparseLayer, nn.Module] = {}
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if isinstance(child, SparseLinear):
-                found[child] = parent._modules[name] = found[child] if child in found else _original(child)
+            if isinstance(child, SparseLayer):
+                found[child] = parent._modules[name] = found[child] if child in found else _restored(child)
     return len(found)
 
 
-def _original(sparse: SparseLinear) -> nn.Module:
-    original = cast("nn.Linear | None", sparse.__dict__.get("_replaced"))
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+def _restored(sparse: SparseLayer) -> nn.Module:
+    dense = _original(sparse)
+    if sparse.activation is None:
+        return dense
+    return nn.Sequential(dense, _ACTIVATIONS[sparse.activation]()).train(sparse.training)
+
+
+def _original(sparse: SparseLayer) -> nn.Module:
+    original = cast("nn.Linear | nn.Conv2d | None", sparse.__dict__.get("_replaced"))
     if original is None:
-        return sparse.to_dense()
+        return sparse.dense_without_activation()
     if original.weight.device != sparse.values.device or original.weight.dtype != sparse.values.dtype:
         original.to(sparse.values)
     weight, alive = sparse.weight.detach(), sparse.mask
@@ -118,24 +133,28 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _assign(linear: nn.Linear, weight: Tensor, alive: Tensor) -> None:
+def _assign(layer: nn.Linear | nn.Conv2d, weight: Tensor, alive: Tensor) -> None:
     """Writes a weight, and what of it is alive into the layer's own mask if it has one."""
-    if hasattr(linear, "parametrizations"):
-        mask_(linear, alive)
-        linear.weight = weight  # behind the mask, through Masked.right_inverse
-    elif hasattr(linear, "weight_orig"):
-        cast(Tensor, linear.weight_mask).copy_(alive)
-        cast(Tensor, linear.weight_orig).copy_(weight)
-        linear.weight = weight  # torch.nn.utils.prune makes it anew in forward only
+    if hasattr(layer, "parametrizations"):
+        mask_(layer, alive)
+        layer.weight = weight  # behind the mask, through Masked.right_inverse
+    elif hasattr(layer, "weight_orig"):
+        cast(Tensor, layer.weight_mask).copy_(alive)
+        cast(Tensor, layer.weight_orig).copy_(weight)
+        layer.weight = weight  # torch.nn.utils.prune makes it anew in forward only
     else:
-        linear.weight.copy_(weight)
+        layer.weight.copy_(weight)
+
+
+def _kind_of(layer: nn.Module) -> type[SparseLayer]:
+    return next(sparse for dense, sparse in SWAPS.items() if isinstance(layer, dense))
 
 
 def _applies_mask(layer: nn.Module) -> bool:
     return hasattr(layer, "parametrizations") or hasattr(layer, "weight_orig")
 
 
-def _put(site: Site, sparse: SparseLinear) -> None:
+def _put(site: Site, sparse: SparseLayer) -> None:
     sparse.__dict__["_replaced"] = site.layer  # not a submodule: invisible to parameters() and state_dict()
     site.parent._modules[site.child] = sparse
 
@@ -149,7 +168,7 @@ def _check(model: nn.Module, example_inputs: Any, threshold: float | str) -> Non
     if isinstance(model, tuple(SWAPS)):
         raise ValueError(
             f"swap_ replaces layers inside a module; got a bare {type(model).__name__}: "
-            "use SparseLinear.from_dense"
+            f"use {_kind_of(model).__name__}.from_dense"
         )
 
 
@@ -163,21 +182,22 @@ def _swap_by_threshold(found: list[Site], threshold: float, block: tuple[int, in
 
 def _by_threshold(
     site: Site, threshold: float, block: tuple[int, int] | None
-) -> tuple[LayerReport, SparseLinear | None]:
+) -> tuple[LayerReport, SparseLayer | None]:
     if site.reason is not None:
         return LayerReport(site.name, type(site.layer).__name__, None, None, None, "kept", site.reason), None
-    layer = cast(nn.Linear, site.layer)
-    weight, _ = effective_weight(layer)
+    kind = _kind_of(site.layer)
+    weight, _ = effective_weight(site.layer)
     share = share_of_zeros(weight)
     if share < threshold:
         reason = f"sparsity {share:.1%} is below the threshold {threshold:.1%}"
     elif block is not None and fit_block(block, weight.shape) != block:
         reason = f"block {block} does not fit in {tuple(weight.shape)}"
     else:
-        sparse = SWAPS[nn.Linear].from_dense(layer, block)
+        sparse = kind.from_layer(site.layer, block)
         reason = f"sparsity {share:.1%} reaches the threshold {threshold:.1%}; not timed"
-        return LayerReport(site.name, "Linear", share, sparse.block, sparse.kernel, "swapped", reason), sparse
-    return LayerReport(site.name, "Linear", share, None, None, "kept", reason), None
+        swapped = (share, sparse.block, sparse.kernel, "swapped", reason)
+        return LayerReport(site.name, kind.dense_name, *swapped), sparse
+    return LayerReport(site.name, kind.dense_name, share, None, None, "kept", reason), None
 
 
 def _swap_by_measurement(
@@ -223,19 +243,19 @@ def _capture(model: nn.Module, found: list[Site], example_inputs: Any) -> dict[s
 
 def _try(
     site: Site, x: Tensor | None, block: tuple[int, int] | None, margin: float
-) -> tuple[LayerReport, SparseLinear | None]:
+) -> tuple[LayerReport, SparseLayer | None]:
     kind = type(site.layer).__name__
     if site.reason is not None:
         return LayerReport(site.name, kind, None, None, None, "kept", site.reason), None
     if x is None:
         reason = "the example inputs never reach its forward with one tensor"
         return LayerReport(site.name, kind, None, None, None, "kept", reason), None
-    return measure_linear(site.name, cast(nn.Linear, site.layer), x, block, margin)
+    return measure_layer((site.name, site.layer), _kind_of(site.layer), x, block, margin)
 
 
 def _prove(
     model: nn.Module,
-    chosen: list[tuple[Site, SparseLinear]],
+    chosen: list[tuple[Site, SparseLayer]],
     layers: tuple[LayerReport, ...],
     example_inputs: Any,
 ) -> SwapReport:
@@ -247,7 +267,8 @@ def _prove(
     if not chosen:
         return SwapReport(layers)
     dense = [
-        (site, sparse.to_dense() if _applies_mask(site.layer) else site.layer) for site, sparse in chosen
+        (site, sparse.dense_without_activation() if _applies_mask(site.layer) else site.layer)
+        for site, sparse in chosen
     ]
 
     def before() -> None:

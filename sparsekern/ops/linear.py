@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import Plan
 from sparsekern.kernels.reference import activate, rows_of
 from sparsekern.kernels.select import PackedWeight
 from sparsekern.kernels.table import BY_NAME
+from sparsekern.ops.call import autocast_dtype, is_transformed, wants_gradient
 
 # ---- schema
 
@@ -98,28 +98,14 @@ def linear(
 
 def linear_packed(x: Tensor, weight: PackedWeight, kernel: str, activation: str | None = None) -> Tensor:
     """:func:`linear` for a layer, which holds the tensors of its weight one by one."""
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device) and weight.values.dtype is not torch.float64:
-        autocast = torch.get_autocast_dtype(device)
-        with torch.autocast(device, enabled=False):
+    autocast = autocast_dtype(x, weight.values)
+    if autocast is not None:
+        with torch.autocast(x.device.type, enabled=False):
             return linear_packed(x.to(weight.values.dtype), weight, kernel, activation).to(autocast)
-    if _is_transformed():
+    if is_transformed():
         matrix = BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
         return activate(torch.nn.functional.linear(x, matrix.to_dense(), weight.bias), activation)
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or weight.values.requires_grad
-        or (weight.bias is not None and weight.bias.requires_grad)
-    ):
+    if wants_gradient(x, weight.values, weight.bias):
         y: Tensor = _differentiable(x, *weight, kernel)
         return activate(y, activation)
     return BY_NAME[kernel].backend().run(x, weight, activation)
-
-
-def _is_transformed() -> bool:
-    """Whether forward-mode derivatives or a torch.func transform are at work: the ops know nothing of them,
-    and would answer with a zero derivative. A dense product of torch's own knows them all.
-    """
-    if torch.compiler.is_compiling():
-        return False  # the compiler traces the ops as they are
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None

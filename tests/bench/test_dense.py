@@ -1,14 +1,13 @@
-"""Dense rivals: right answers, refusals in words, whole networks."""
+"""Dense rivals of a linear layer: right answers, refusals in words."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
-from sparsekern.bench import DENSE, OneDNNLinear, Timing, best_dense, best_dense_model, dense
+from sparsekern.bench import DENSE, Timing, best_dense, dense
 
 
 def problem(
@@ -85,61 +84,3 @@ def test_best_dense_is_the_smallest_median() -> None:
     assert best_dense(times) == "onednn"
     with pytest.raises(ValueError, match="no dense timing"):
         best_dense({})
-
-
-class Mask(nn.Module):
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * (torch.arange(weight.shape[1]) % 2)
-
-
-class Doubled(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
-
-
-def network() -> nn.Sequential:
-    shared = nn.Linear(12, 12)
-    parametrized = nn.Linear(8, 12)
-    parametrize.register_parametrization(parametrized, "weight", Mask())
-    return nn.Sequential(parametrized, nn.ReLU(), shared, nn.Tanh(), shared, Doubled(12, 5))
-
-
-@needs_onednn
-def test_a_whole_network_runs_on_onednn() -> None:
-    model, x = network(), torch.randn(6, 8)
-    want = model(x)
-    models = best_dense_model(model, x)
-    fast = models["onednn"]
-    assert models["torch"] is model and isinstance(fast, nn.Sequential)
-    assert [type(layer) for layer in fast] == [
-        OneDNNLinear,
-        nn.ReLU,
-        OneDNNLinear,
-        nn.Tanh,
-        OneDNNLinear,
-        Doubled,
-    ]
-    assert fast[2] is fast[4]
-    torch.testing.assert_close(fast(x), want)
-    # The original is untouched.
-    assert not any(isinstance(layer, OneDNNLinear) for layer in model.modules())
-    assert not any(layer._forward_pre_hooks for layer in model.modules())
-
-
-@needs_onednn
-def test_a_single_layer_is_a_network() -> None:
-    layer, x = nn.Linear(4, 3), torch.randn(2, 4)
-    fast = best_dense_model(layer, (x,))["onednn"]
-    assert isinstance(fast, OneDNNLinear)
-    torch.testing.assert_close(fast(x), layer(x))
-
-
-@needs_onednn
-def test_a_network_that_cannot_run_on_it_says_why() -> None:
-    reads_weights = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
-    refusal = best_dense_model(reads_weights, torch.randn(2, 3, 16))["onednn"]
-    assert isinstance(refusal, str) and refusal.startswith("the network does not run on oneDNN layers")
-    doubles = best_dense_model(nn.Sequential(nn.Linear(4, 3).double()), torch.randn(2, 4).double())["onednn"]
-    assert isinstance(doubles, str) and doubles.startswith(
-        "0: oneDNN takes float32, bfloat16 or float16, not x"
-    )

@@ -12,32 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 import sparsekern as sk
-import sparsekern.nn.measure as measure
-import sparsekern.nn.swap as swap_module
-from sparsekern.bench import Timing
 
 
 def network(sparsity: float = 0.95, block: tuple[int, int] = (16, 1)) -> nn.Sequential:
     model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
     sk.prune.prune_(model, sparsity, block=block, ignore=("4",))
     return model
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A clock of the test's own, so that no decision hangs on this machine's load."""
-
-    def set_clock(**us: float) -> None:
-        def interleave(calls: dict[str, Callable[[], object]], **_: object) -> dict[str, Timing]:
-            for call in calls.values():
-                call()
-            times = {name: us.get(name, us["sparse"] if name.startswith("(") else 1e3) for name in calls}
-            return {name: Timing(name, (t, t * 1.01, t * 0.99, t, t)) for name, t in times.items()}
-
-        monkeypatch.setattr(measure, "interleave", interleave)
-        monkeypatch.setattr(swap_module, "interleave", interleave)
-
-    return set_clock
 
 
 def test_a_sparse_network_gets_faster_and_comes_back() -> None:

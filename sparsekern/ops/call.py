@@ -1,0 +1,30 @@
+"""What every op asks before it calls a kernel: whether autocast, a transform or a gradient is at work."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def autocast_dtype(x: Tensor, values: Tensor) -> torch.dtype | None:
+    """The dtype in which autocast wants the result of ``x`` and a weight's ``values``; None if it is not on,
+    or leaves such a weight alone."""
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device) and values.dtype is not torch.float64:
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def is_transformed() -> bool:
+    """Whether forward-mode derivatives or a torch.func transform are at work: the ops know nothing of them,
+    and would answer with a zero derivative. A dense product of torch's own knows them all.
+    """
+    if torch.compiler.is_compiling():
+        return False  # the compiler traces the ops as they are
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether one of them asks for a gradient, in a mode that records it."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
