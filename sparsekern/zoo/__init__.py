@@ -8,14 +8,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sparsekern.zoo import lenet300, sources
+from sparsekern.zoo import alexnet, convnets, lenet300, resnet, sources, vgg
 from sparsekern.zoo.images import Data
 
 __all__ = ["DATASETS", "MODELS", "Data", "dataset", "model"]
 
 MODELS: dict[str, Callable[[torch.Generator | None], nn.Module]] = {
     "lenet300": lenet300.LeNet300,
+    "conv2": convnets.Conv2,
+    "conv4": convnets.Conv4,
+    "conv6": convnets.Conv6,
+    "resnet20": resnet.ResNet20,
+    "vgg16": vgg.VGG16,
+    "vgg19": vgg.VGG19,
+    "resnet18": resnet.ResNet18,
+    "alexnet": alexnet.AlexNet,
 }
+"""name -> network. Each says the shape of an `image` that it takes and its number of `classes`."""
 
 DATASETS: dict[str, Callable[[str | Path | None], Data]] = {
     "fashion-mnist-6k": sources.fashion_mnist_6k,

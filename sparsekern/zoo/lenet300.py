@@ -8,13 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
-def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    # Through "meta", since nn.Linear itself would draw from torch's default generator.
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
-    nn.init.xavier_normal_(layer.weight, generator=generator)
-    nn.init.zeros_(layer.bias)
-    return layer
+from sparsekern.zoo.layers import linear
 
 
 class LeNet300(nn.Module):
@@ -23,11 +17,13 @@ class LeNet300(nn.Module):
     `generator` draws the weights, and nothing else is drawn; biases start at zero.
     """
 
+    image, classes = (1, 28, 28), 10
+
     def __init__(self, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.fc1 = _linear(784, 300, generator)
-        self.fc2 = _linear(300, 100, generator)
-        self.fc3 = _linear(100, 10, generator)
+        self.fc1 = linear(784, 300, generator)
+        self.fc2 = linear(300, 100, generator)
+        self.fc3 = linear(100, 10, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (m, 10) of images (m, 1, 28, 28) or (m, 784)."""

@@ -52,5 +52,5 @@ def test_images_and_rows_give_the_same_logits_as_the_plain_formula() -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown model 'lenet5': expected one of \['lenet300'\]"):
+    with pytest.raises(ValueError, match=r"unknown model 'lenet5': expected one of \['lenet300', 'conv2',"):
         zoo.model("lenet5")
