@@ -15,8 +15,8 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from sparsekern.cli.bench.cases import Case, Truth
-from sparsekern.cli.bench.rivals import RIVALS, prepare
+from sparsekern.cli.bench.cases_linear import LinearCase
+from sparsekern.cli.bench.rivals import RIVALS
 from sparsekern.cli.threads import torch_threads
 
 TINY = os.environ.get("SPARSEKERN_BENCH_TINY") == "1"
@@ -24,15 +24,15 @@ TINY = os.environ.get("SPARSEKERN_BENCH_TINY") == "1"
 
 FULL_SIZE = (
     *(
-        Case(m, 1024, 1024, sparsity, block)
+        LinearCase(m, 1024, 1024, sparsity, block)
         for sparsity in (0.8, 0.9, 0.95)
         for block in ((1, 1), (16, 1))
         for m in (1, 32, 256)
     ),
-    Case(256, 300, 784, 0.9, (1, 1)),
-    Case(256, 4096, 1024, 0.9, (16, 1)),
+    LinearCase(256, 300, 784, 0.9, (1, 1)),
+    LinearCase(256, 4096, 1024, 0.9, (16, 1)),
 )
-CASES = (Case(5, 48, 40, 0.9, (1, 1)), Case(5, 48, 40, 0.9, (16, 1))) if TINY else FULL_SIZE
+CASES = (LinearCase(5, 48, 40, 0.9, (1, 1)), LinearCase(5, 48, 40, 0.9, (16, 1))) if TINY else FULL_SIZE
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +43,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("rival", RIVALS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_linear(benchmark: BenchmarkFixture, case: Case, rival: str) -> None:
-    weight, bias, x = case.tensors()
+def test_linear(benchmark: BenchmarkFixture, case: LinearCase, rival: str) -> None:
+    tensors = case.tensors()
+    x = tensors[2]
     with torch.inference_mode():
-        call = prepare(rival, case.block, weight, bias, x)
+        call = case.prepare(rival, tensors)
         if isinstance(call, str):
             pytest.skip(f"{rival}: {call}")
-        benchmark.extra_info["error"] = Truth.of(weight, bias, x).check(call(x), x.dtype)
+        benchmark.extra_info["error"] = case.truth(tensors).check(call(x), x.dtype)
         benchmark.group = str(case)
         benchmark.name = rival
         result = benchmark.pedantic(call, (x,), rounds=5) if TINY else benchmark(call, x)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparsekern.cli import main
 from sparsekern.cli.bench import dlmc, limit
-from sparsekern.cli.bench.cases import Case
+from sparsekern.cli.bench.cases_linear import LinearCase
 
 ROWS = {"conv_a": 5, "conv_b": 9, "dense": 1}
 SHAPES = {"conv_a": (8, 12), "conv_b": (16, 27), "dense": (10, 64)}
@@ -88,7 +88,7 @@ def test_a_run_prints_each_layer_and_the_distribution(
 
 
 def test_the_distribution_of_a_file() -> None:
-    case = Case(1, 8, 8, 0.5, (1, 1))
+    case = LinearCase(1, 8, 8, 0.5, (1, 1))
     found = {
         f"layer{index}": result(case, torch=99.0, onednn=10.0 * index, csr_linear=30.0, sparsekern=10.0)
         for index in range(1, 12)
@@ -107,9 +107,9 @@ def test_the_distribution_of_a_file() -> None:
 
 
 def test_where_nothing_can_be_compared_nothing_is_claimed() -> None:
-    found = {"a": result(Case(1, 8, 8, 0.5, (1, 1)), torch=3.0, sparsekern=1.0)}
+    found = {"a": result(LinearCase(1, 8, 8, 0.5, (1, 1)), torch=3.0, sparsekern=1.0)}
     lines = list(dlmc.distribution(found))
-    assert lines[3] == f"| against the better torch CSR |{' n/a |' * 7}" and "- no layer lost\n" in lines
+    assert lines[3] == f"| against the better torch CSR |{' n/a |' * 7}" and "- no layer lost" in lines
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sparsekern import cli
 from sparsekern.bench import interleave
 from sparsekern.cli import main
 from sparsekern.cli.bench import limit, linear, measure, rivals
-from sparsekern.cli.bench.cases import Case, cases
+from sparsekern.cli.bench.cases_linear import LinearCase, cases
 from sparsekern.cli.bench.measure import Setting
 from sparsekern.cli.bench.presets import PRESETS
 from sparsekern.cli.bench.table import break_even, break_evens, notes, row
@@ -172,17 +172,17 @@ def test_break_even_is_interpolated(points: list[tuple[float, float]], expected:
 def test_break_evens_are_of_one_shape_block_and_batch() -> None:
     slow, fast = {"torch": 10.0, "onednn": 5.0, "sparsekern": 10.0}, {"torch": 9.0, "sparsekern": 6.0}
     found = [
-        result(Case(1, 8, 8, 0.5, (1, 1)), **slow),
-        result(Case(2, 8, 8, 0.5, (1, 1)), **slow),
-        result(Case(1, 8, 8, 0.9, (1, 1)), **fast),
-        result(Case(1, 8, 8, 0.9, (8, 1)), **fast),
-        result(Case(1, 8, 8, 0.95, (8, 1)), sparsekern=1.0),  # no dense rival: no point
+        result(LinearCase(1, 8, 8, 0.5, (1, 1)), **slow),
+        result(LinearCase(2, 8, 8, 0.5, (1, 1)), **slow),
+        result(LinearCase(1, 8, 8, 0.9, (1, 1)), **fast),
+        result(LinearCase(1, 8, 8, 0.9, (8, 1)), **fast),
+        result(LinearCase(1, 8, 8, 0.95, (8, 1)), sparsekern=1.0),  # no dense rival: no point
     ]
     assert list(break_evens(found)) == ["8x8, 1x1, batch 1, float32: 70.0 %"]
 
 
 def test_a_row_has_no_number_where_none_is_known() -> None:
-    case = Case(3, 8, 16, 0.875, (8, 1), "bfloat16")
+    case = LinearCase(3, 8, 16, 0.875, (8, 1), "bfloat16")
     text = row(result(case, {"torch": "it is tired"}, onednn=8.0, sparsekern=4.0), ["torch", "onednn"], "fc")
     assert text.startswith("| fc 3 x 8 x 16 bfloat16 | 87.5 % | 8x1 | refuses | 8.0 | n/a | 2.00x (2.00 to ")
     assert text.endswith(" | 25 % | fast_kernel |")
@@ -190,7 +190,7 @@ def test_a_row_has_no_number_where_none_is_known() -> None:
 
 
 def test_notes_count_refusals_once() -> None:
-    case = Case(1, 8, 8, 0.5, (1, 1))
+    case = LinearCase(1, 8, 8, 0.5, (1, 1))
     found = [result(case, {"bsr_linear": why}, sparsekern=1.0) for why in ("tired", "tired", "ill")]
     lines = list(notes(found, Setting(["bsr_linear"], 1.0, 1, 1.0)))
     assert "bsr_linear refuses: tired (2 of 3 cases)" in lines and len(set(lines)) == len(lines)
@@ -199,14 +199,14 @@ def test_notes_count_refusals_once() -> None:
 def test_the_limit_is_the_slower_of_peak_and_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(10, 6)
     weight[8, 1] = weight[0, 5] = 1.0  # of blocks of 4, ragged: one of 2 weights, one of 4
-    small = limit.limit(Case(1, 10, 6, 0.8, (4, 1)), weight, peak_gflops=100.0, threads=1)
+    small = limit.limit(LinearCase(1, 10, 6, 0.8, (4, 1)), weight, peak_gflops=100.0, threads=1)
     assert (small.flops, small.nbytes) == (2 * 6, 4 * (6 + 16) + 2 * 2)
     assert small.time_us == pytest.approx(small.nbytes / 20e3)
-    large = limit.limit(Case(1000, 10, 6, 0.8, (4, 1)), weight, peak_gflops=0.1, threads=1)
+    large = limit.limit(LinearCase(1000, 10, 6, 0.8, (4, 1)), weight, peak_gflops=0.1, threads=1)
     assert large.time_us == pytest.approx(1000 * 12 / 0.1e3)
     for features, times in (((), 1), (("avx512_bf16",), 2), (("amx_bf16", "avx512_bf16"), 16)):
         monkeypatch.setattr(limit.cpu, "features", lambda features=features: features)
-        pairs = limit.limit(Case(1000, 10, 6, 0.8, (4, 2), "bfloat16"), weight.bfloat16(), 1e-3, 2)
+        pairs = limit.limit(LinearCase(1000, 10, 6, 0.8, (4, 2), "bfloat16"), weight.bfloat16(), 1e-3, 2)
         assert pairs.flops == 2000 * (4 + 8) and pairs.time_us == pytest.approx(pairs.flops / times / 2)
-    quads = limit.limit(Case(1, 10, 6, 0.8, (4, 4), "int8"), weight, 100.0, 1)
+    quads = limit.limit(LinearCase(1, 10, 6, 0.8, (4, 4), "int8"), weight, 100.0, 1)
     assert quads.nbytes == (8 + 8) + 4 * (6 + 10) + 2 * 2

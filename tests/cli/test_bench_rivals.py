@@ -11,7 +11,8 @@ import torch
 import truth
 from torch import Tensor, nn
 
-from sparsekern.cli.bench.cases import Case, Truth
+from sparsekern.cli.bench.cases import Truth
+from sparsekern.cli.bench.cases_linear import LinearCase
 from sparsekern.cli.bench.presets import DTYPES, INT8
 from sparsekern.cli.bench.rivals import CSR_RIVALS, DENSE_RIVALS, NEEDS, RIVALS, missing, prepare
 from sparsekern.cli.bench.rivals_int8 import RIVALS_INT8
@@ -21,7 +22,7 @@ from sparsekern.cli.bench.rivals_int8 import RIVALS_INT8
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rival", RIVALS)
 def test_a_rival_is_right_or_refuses_in_words(rival: str, dtype: str, block: tuple[int, int]) -> None:
-    weight, bias, x = Case(7, 33, 20, 0.6, block, dtype).tensors()
+    weight, bias, x = LinearCase(7, 33, 20, 0.6, block, dtype).tensors()
     with torch.inference_mode():
         call = prepare(rival, block, weight, bias, x)
         if isinstance(call, str):
@@ -32,7 +33,7 @@ def test_a_rival_is_right_or_refuses_in_words(rival: str, dtype: str, block: tup
 
 @pytest.mark.parametrize("rival", RIVALS)
 def test_an_int8_rival_is_near_or_refuses_in_words(rival: str) -> None:
-    weight, bias, x = Case(7, 33, 20, 0.6, (16, 4), INT8).tensors()
+    weight, bias, x = LinearCase(7, 33, 20, 0.6, (16, 4), INT8).tensors()
     want = Truth.of_int8(weight, bias, x)
     with torch.inference_mode():
         call = prepare(rival, (16, 4), weight, bias, x, RIVALS_INT8)
@@ -48,31 +49,31 @@ def test_an_int8_rival_is_near_or_refuses_in_words(rival: str) -> None:
 def test_torch_and_sparsekern_serve_every_dtype() -> None:
     assert {"torch", *DENSE_RIVALS, *CSR_RIVALS, *NEEDS} <= set(RIVALS)
     for dtype in DTYPES:
-        weight, bias, x = Case(7, 33, 20, 0.6, (1, 1), dtype).tensors()
+        weight, bias, x = LinearCase(7, 33, 20, 0.6, (1, 1), dtype).tensors()
         for rival in ("torch", "sparsekern"):
             assert callable(prepare(rival, (1, 1), weight, bias, x))
 
 
 def test_a_case_has_exactly_its_share_of_zero_blocks() -> None:
-    weight, bias, x = Case(3, 40, 30, 0.85, (8, 1), "bfloat16").tensors()
+    weight, bias, x = LinearCase(3, 40, 30, 0.85, (8, 1), "bfloat16").tensors()
     assert (weight.shape, bias.shape, x.shape) == ((40, 30), (40,), (3, 30)) and x.dtype is torch.bfloat16
     alive = (weight != 0).view(5, 8, 30).sum(1)  # of each block
     zeros = round(0.85 * 150)
     assert int((alive == 0).sum()) == zeros and int((alive == 8).sum()) == 150 - zeros
     mask = torch.eye(40, 30, dtype=torch.bool)
-    assert torch.equal(Case(3, 40, 30, 0.9, (1, 1)).tensors(mask)[0] != 0, mask)
+    assert torch.equal(LinearCase(3, 40, 30, 0.9, (1, 1)).tensors(mask)[0] != 0, mask)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_limit_is_that_of_all_tests(dtype: str) -> None:
-    weight, bias, x = Case(5, 12, 40, 0.5, (1, 1), dtype).tensors()
+    weight, bias, x = LinearCase(5, 12, 40, 0.5, (1, 1), dtype).tensors()
     want = Truth.of(weight, bias, x)
     torch.testing.assert_close(want.y, truth.linear(x, weight, bias))
     torch.testing.assert_close(want.limit, truth.bound(x, weight, bias, x.dtype))
 
 
 def test_what_is_wrong_is_found() -> None:
-    weight, bias, x = Case(5, 12, 40, 0.5, (1, 1)).tensors()
+    weight, bias, x = LinearCase(5, 12, 40, 0.5, (1, 1)).tensors()
     want = Truth.of(weight, bias, x)
     right = want.y.float()
     assert 0 < want.check(right, torch.float32) < 1e-5
@@ -93,7 +94,7 @@ def test_what_a_rival_raises_is_its_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     def fails(*given: object) -> None:
         raise NotImplementedError("not for this dtype\nand more")
 
-    weight, bias, x = Case(5, 12, 40, 0.5, (1, 1)).tensors()
+    weight, bias, x = LinearCase(5, 12, 40, 0.5, (1, 1)).tensors()
     monkeypatch.setitem(RIVALS, "torch", lambda *given: fails)
     monkeypatch.setitem(RIVALS, "onednn", fails)
     assert {prepare(who, (1, 1), weight, bias, x) for who in ("torch", "onednn")} == {"not for this dtype"}
@@ -116,7 +117,7 @@ def test_why_a_rival_is_missing(
     assert missing("sparseprop") == words
     sys.modules.pop("odd_rival", None)
     monkeypatch.setitem(NEEDS, "sparseprop", ("odd_rival_2",))
-    weight, bias, x = Case(5, 12, 40, 0.5, (1, 1)).tensors()
+    weight, bias, x = LinearCase(5, 12, 40, 0.5, (1, 1)).tensors()
     assert prepare("sparseprop", (1, 1), weight, bias, x) == "not installed"
 
 
@@ -131,7 +132,7 @@ def test_sparseprop_is_given_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> N
     modules.SparseLinear = layer  # type: ignore[attr-defined]
     for name, module in (("sparseprop", ModuleType("sparseprop")), ("sparseprop.modules", modules)):
         monkeypatch.setitem(sys.modules, name, module)
-    weight, bias, x = Case(5, 12, 40, 0.5, (1, 1)).tensors()
+    weight, bias, x = LinearCase(5, 12, 40, 0.5, (1, 1)).tensors()
     with torch.inference_mode():
         call = prepare("sparseprop", (1, 1), weight, bias, x)
         assert not isinstance(call, str)

@@ -1,98 +1,38 @@
-"""One product `y = x W^T + b`: its sizes, its tensors, and how far a result may be from the truth."""
+"""What is timed: one product, its sizes, its tensors, and how far a result may be from the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsekern.cli.bench.presets import Grid, Pair, Preset
+from sparsekern.cli.bench.presets import Pair
 from sparsekern.masks import expand, fit_block, grid
 
+Call = Callable[[Tensor], Tensor]
+
 Tensors = tuple[Tensor, Tensor, Tensor]
-"""W (n, k), b (n,), x (m, k)."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """y = x W^T + b with x (m, k), W (n, k), whole blocks of W zero; `dtype` is torch's name of it; int8
-    is made from float32, by each rival itself."""
-
-    m: int
-    n: int
-    k: int
-    sparsity: float
-    block: Pair
-    dtype: str = "float32"
-
-    def __str__(self) -> str:
-        share = f"{100 * self.sparsity:.4g}%"
-        return f"m{self.m}-n{self.n}-k{self.k}-{share}-{self.block[0]}x{self.block[1]}-{self.dtype}"
-
-    def tensors(self, mask: Tensor | None = None, seed: int = 0) -> Tensors:
-        """(W, b, x), normal values. W lives where `mask`, bool (n, k), is true; without one exactly the
-        rounded share of its blocks, drawn at random, is zero."""
-        generator = torch.Generator().manual_seed(seed)
-        mask = self._mask(generator) if mask is None else mask
-        dtype: torch.dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
-        weight = torch.randn(self.n, self.k, generator=generator) * mask
-        bias = torch.randn(self.n, generator=generator)
-        x = torch.randn(self.m, self.k, generator=generator)
-        return weight.to(dtype), bias.to(dtype), x.to(dtype)
-
-    def _mask(self, generator: torch.Generator) -> Tensor:
-        shape = torch.Size((self.n, self.k))
-        rows, columns = grid(shape, self.block)
-        alive = torch.zeros(rows * columns, dtype=torch.bool)
-        kept = rows * columns - round(self.sparsity * rows * columns)
-        alive[torch.randperm(rows * columns, generator=generator)[:kept]] = True
-        return expand(alive.view(rows, columns), shape, self.block)
-
-
-def cases(preset: Preset, given: Mapping[str, object]) -> list[Case]:
-    """The preset's cases, each once; `given` (field of Grid -> value) replaces what its grids say.
-
-    ValueError for a block that does not fit into a shape.
-    """
-    found = [case for one in preset.grids for case in _cases(replace(one, **given))]  # type: ignore[arg-type]
-    return list(dict.fromkeys(found))
-
-
-def _cases(of: Grid) -> list[Case]:
-    for shape, block in product(of.shapes, of.blocks):
-        if fit_block(block, shape) != block:
-            raise ValueError(
-                f"block {block[0]}x{block[1]} does not fit into a weight of {shape[0]}x{shape[1]}, "
-                "expected one that is not larger"
-            )
-    return [
-        Case(m, *shape, sparsity, block, of.dtype)
-        for shape, block, m, sparsity in product(of.shapes, of.blocks, of.batches, of.sparsities)
-    ]
+"""Weight, bias, x. Of a linear layer (n, k), (n,), (m, k)."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """`y` (m, n) in float64, and `limit` (m, n): how far from it rounding can lead."""
+    """`y` in float64, and `limit`, of the same shape: how far from it rounding can lead. `loose`, where there
+    is one, is the limit for algorithms that round more."""
 
     y: Tensor
     limit: Tensor
+    loose: Tensor | None = None
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, x: Tensor) -> Truth:
-        """The limit is 2 gamma_{k+2} (|x| |W|^T + |b|), gamma_j = j u / (1 - j u), u the unit roundoff of
-        float32, in which sums are made (Higham 2002, section 3.1); a lower precision adds the rounding of
-        its output, and every one its smallest step."""
-        steps, kind = weight.shape[1] + 2, torch.finfo(x.dtype)
-        unit = torch.finfo(torch.float32).eps / 2
-        gamma = steps * unit / (1 - steps * unit)
-        rounding = 0.0 if x.dtype is torch.float32 else kind.eps
+        """Of a linear layer: see `rounding_limit`."""
         scale = F.linear(x.abs().double(), weight.abs().double(), bias.abs().double())
-        limit = (2 * gamma + rounding) * scale + kind.smallest_normal * kind.eps
+        limit = rounding_limit(scale, weight.shape[1], x.dtype)
         return cls(F.linear(x.double(), weight.double(), bias.double()), limit)
 
     @classmethod
@@ -104,18 +44,107 @@ class Truth:
         limit = terms + step_x * step_weight * weight.shape[1]
         return cls(F.linear(x.double(), weight.double(), bias.double()), limit.double())
 
-    def check(self, got: Tensor, dtype: torch.dtype) -> float:
-        """Largest absolute error of `got` (m, n), to be asked for before any clock starts.
+    def check(self, got: Tensor, dtype: torch.dtype, loose: bool = False) -> float:
+        """Largest absolute error of `got`, to be asked for before any clock starts.
 
-        ValueError for another shape or dtype, and for an element further off than rounding explains.
+        ValueError for another shape or dtype, and for an element further off than rounding explains; `loose`
+        says by which limit.
         """
+        got = got.to_dense()  # a rival's own layout may be opaque
         if got.shape != self.y.shape or got.dtype != dtype:
             raise ValueError(f"gave {got.dtype} {tuple(got.shape)}, expected {dtype} {tuple(self.y.shape)}")
+        limit = self.loose if loose and self.loose is not None else self.limit
         error = (got.double() - self.y).abs()
-        if not bool((error <= self.limit).all()):
-            worst = int((error - self.limit).nan_to_num(torch.inf).argmax())
+        if not bool((error <= limit).all()):
+            worst = int((error - limit).nan_to_num(torch.inf).argmax())
             raise ValueError(
                 f"wrong by {float(error.flatten()[worst]):.1e}, "
-                f"expected at most {float(self.limit.flatten()[worst]):.1e}"
+                f"expected at most {float(limit.flatten()[worst]):.1e}"
             )
         return float(error.max())
+
+
+def rounding_limit(scale: Tensor, k: int, dtype: torch.dtype) -> Tensor:
+    """How far sums of k products may be off; `scale`, in float64, is |x| |W|^T + |b|.
+
+    2 gamma_{k+2} of it, gamma_j = j u / (1 - j u), u the unit roundoff of float32, in which sums are made
+    (Higham 2002, section 3.1); a lower precision adds the rounding of its output, and every one its smallest
+    step.
+    """
+    steps, kind = k + 2, torch.finfo(dtype)
+    unit = torch.finfo(torch.float32).eps / 2
+    gamma = steps * unit / (1 - steps * unit)
+    rounding = 0.0 if dtype is torch.float32 else kind.eps
+    return (2 * gamma + rounding) * scale + kind.smallest_normal * kind.eps
+
+
+class Case(Protocol):
+    """One product to time, whatever computes it: what the table, the records and the limit ask of it."""
+
+    op: ClassVar[str]
+    """What is computed: the name of the command and of the records."""
+    dense_rivals: ClassVar[Sequence[str]]
+    """Those among which the best dense one is found."""
+    csr_rivals: ClassVar[Sequence[str]]
+    """Those that compute with torch's own CSR."""
+    first_column: ClassVar[str]
+    """What `sizes` says, in a table's head."""
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros in the weight."""
+
+    @property
+    def block(self) -> Pair:
+        """Of the weight as a matrix, (out, in)."""
+
+    @property
+    def dtype(self) -> str:
+        """torch's name of it, or int8."""
+
+    @property
+    def sizes(self) -> str:
+        """The sizes, for the table."""
+
+    @property
+    def family(self) -> str:
+        """What cases that differ in nothing but their sparsity have in common, in words."""
+
+    @property
+    def rows(self) -> int:
+        """How often each weight is used."""
+
+    @property
+    def moved(self) -> int:
+        """Numbers in x and y together."""
+
+    def tensors(self, mask: Tensor | None = None, seed: int = 0) -> Tensors:
+        """Weight, bias, x, of normal values; the weight lives where `mask` is true."""
+
+    def truth(self, tensors: Tensors) -> Truth:
+        """What is right."""
+
+    def prepare(self, rival: str, tensors: Tensors) -> Call | str:
+        """The rival's call, called once, or its refusal in words."""
+
+    def kernel_of(self, call: Call) -> str:
+        """Which kernel sparsekern's call runs."""
+
+
+def random_mask(shape: Sequence[int], block: Pair, sparsity: float, generator: torch.Generator) -> Tensor:
+    """bool of a weight's shape; exactly the rounded share of its blocks, drawn at random, is false."""
+    size = torch.Size(shape)
+    rows, columns = grid(size, block)
+    alive = torch.zeros(rows * columns, dtype=torch.bool)
+    kept = rows * columns - round(sparsity * rows * columns)
+    alive[torch.randperm(rows * columns, generator=generator)[:kept]] = True
+    return expand(alive.view(rows, columns), size, block)
+
+
+def check_fit(block: Pair, shape: Pair) -> None:
+    """ValueError for a block that is larger than the weight as a matrix."""
+    if fit_block(block, shape) != block:
+        raise ValueError(
+            f"block {block[0]}x{block[1]} does not fit into a weight of {shape[0]}x{shape[1]}, "
+            "expected one that is not larger"
+        )

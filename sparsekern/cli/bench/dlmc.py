@@ -12,8 +12,8 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsekern.bench import Ratio, keep_sparse
 from sparsekern.cli.bench.cases import Case
 from sparsekern.cli.bench.measure import Result, Setting, measure
 from sparsekern.cli.bench.records import Journal
-from sparsekern.cli.bench.rivals import CSR_RIVALS, DENSE_RIVALS
 from sparsekern.cli.bench.table import line, notes, percent, row, table_head
 from sparsekern.cli.progress import Bar, say
 
@@ -121,21 +121,31 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{path}: expected an .npz file of arrays: {error}") from error
 
 
-def bench(chosen: Sequence[Layer], dtype: str, setting: Setting, journal: Journal) -> None:
-    """Time each layer against dense and CSR; print a table of the layers and one of their distribution for
-    every file."""
-    wanted = (*DENSE_RIVALS, *CSR_RIVALS, "sparsekern")
-    setting = replace(setting, rivals=[rival for rival in setting.rivals if rival in wanted])
+@dataclass(frozen=True)
+class Task:
+    """A layer to time, in the table called `title`; `make` gives case and mask when its turn comes."""
+
+    title: str
+    layer: Layer
+    make: Callable[[], tuple[Case, Tensor]]
+
+
+def bench(tasks: Sequence[Task], setting: Setting, journal: Journal) -> None:
+    """Time each layer; print for every title a table of the layers and one of their distribution."""
     everything: list[Result] = []
-    with Bar("timing", len(chosen), sys.stderr) as bar:
-        for file, of_file in groupby(chosen, key=lambda layer: layer.file):
-            bar.say(f"{file}\n\n{table_head(setting.rivals, 'layer, m x n x k')}", sys.stdout)
-            results = {}
-            for layer in of_file:
-                results[layer.name] = result = _measure(layer, dtype, setting)
-                bar.say(row(result, setting.rivals, layer.name), sys.stdout)
+    with Bar("timing", len(tasks), sys.stderr) as bar:
+        for title, of_title in groupby(tasks, key=lambda task: task.title):
+            results: dict[str, Result] = {}
+            for task in of_title:
+                case, mask = task.make()
+                if not results:
+                    head = table_head(setting.rivals, f"layer, {case.first_column}")
+                    bar.say(f"{title}\n\n{head}", sys.stdout)
+                name = task.layer.name
+                results[name] = result = measure(case, case.tensors(mask), setting)
+                bar.say(row(result, setting.rivals, name), sys.stdout)
                 bar.step()
-                journal.write(result, file=layer.file, layer=layer.name)
+                journal.write(result, file=task.layer.file, layer=name)
             for text in distribution(results):
                 bar.say(text, sys.stdout)
             everything += results.values()
@@ -143,23 +153,19 @@ def bench(chosen: Sequence[Layer], dtype: str, setting: Setting, journal: Journa
         say(f"- {note}", sys.stdout)
 
 
-def _measure(layer: Layer, dtype: str, setting: Setting) -> Result:
-    mask = layer.mask
-    case = Case(layer.rows, *layer.shape, 1 - float(mask.double().mean()), (1, 1), dtype)
-    return measure(case, case.tensors(mask), setting)
-
-
 def distribution(results: dict[str, Result]) -> Iterator[str]:
-    """Lines on one file's layers, results by name: the spread of the speed-ups, and who lost."""
+    """Lines on one table's layers, results by name: the spread of the speed-ups, who lost, and what a network
+    gains that keeps dense what is not faster."""
     yield "\n" + line(["speed-up", "min", "10 %", "median", "90 %", "max", "layers won", "total time"])
     yield f"|{'---|' * 8}"
     lost = []
-    for words, rivals in (("best dense", DENSE_RIVALS), ("the better torch CSR", CSR_RIVALS)):
+    case = next(iter(results.values())).case
+    for words, rivals in (("best dense", case.dense_rivals), ("the better torch CSR", case.csr_rivals)):
         bases = {name: base for name, result in results.items() if (base := result.fastest(rivals))}
         if not bases:
             yield line([f"against {words}", *["n/a"] * 7])
             continue
-        speedups = {name: _speedup(results[name], base) for name, base in bases.items()}
+        speedups = {name: _speedup(results[name], base).value for name, base in bases.items()}
         spread = np.quantile(list(speedups.values()), (0, 0.1, 0.5, 0.9, 1))
         won = sum(speedup > 1 for speedup in speedups.values())
         total = sum(results[name].times[base].median_us for name, base in bases.items())
@@ -171,10 +177,29 @@ def distribution(results: dict[str, Result]) -> Iterator[str]:
         ]
     yield ""
     yield from (f"- lost: {layer}" for layer in lost)
-    yield "" if lost else "- no layer lost\n"
+    if not lost:
+        yield "- no layer lost"
+    yield from _with_dense_kept(results)
+    yield ""
 
 
-def _speedup(result: Result, base: str) -> float:
+def _with_dense_kept(results: dict[str, Result]) -> Iterator[str]:
+    """The total when every layer takes what `swap_` would: sparse where that is clearly faster."""
+    dense, mixed, kept = 0.0, 0.0, []
+    for name, result in results.items():
+        if (base := result.best_dense) is None:
+            continue
+        swaps, reason = keep_sparse(_speedup(result, base))
+        dense += result.times[base].median_us
+        mixed += (result.ours if swaps else result.times[base]).median_us
+        if not swaps:
+            kept.append(f"{name}: {reason}")
+    if dense:
+        yield f"- total time with {len(kept)} layers kept dense: {dense / mixed:.2f}x against best dense"
+    yield from (f"- kept dense: {layer}" for layer in kept)
+
+
+def _speedup(result: Result, base: str) -> Ratio:
     speedup = result.against(base)
     assert speedup is not None
-    return speedup.value
+    return speedup

@@ -29,8 +29,9 @@ class Limit:
 
 
 def limit(case: Case, weight: Tensor, peak_gflops: float, threads: int) -> Limit:
-    """For the blocks of `weight` (n, k) that hold a nonzero; `peak_gflops` is one thread's in float32.
+    """For the blocks of `weight` that hold a nonzero; `peak_gflops` is one thread's in float32.
 
+    Of a convolution every position of the output counts, though at the edge some weights meet padding.
     Bytes: the stored weights, INDEX_BYTES a block, x and y, read at the rate at which one thread reads its
     share of them again and again. Several threads count as so many times one. bfloat16 counts at float32's
     peak; in blocks (..., 2) bfloat16, and int8 always, at that of the best instructions for them, TIMES_FMA.
@@ -38,9 +39,9 @@ def limit(case: Case, weight: Tensor, peak_gflops: float, threads: int) -> Limit
     alive = pool(weight != 0, case.block) > 0
     stored = int(expand(alive, weight.shape, case.block).sum())
     peak = peak_gflops * threads * TIMES_FMA[_instructions(case)]
-    flops = 2 * stored * case.m
+    flops = 2 * stored * case.rows
     size = weight.element_size()
-    nbytes = stored * (1 if case.dtype == "int8" else size) + case.m * (case.k + case.n) * size
+    nbytes = stored * (1 if case.dtype == "int8" else size) + case.moved * size
     nbytes += INDEX_BYTES * int(alive.sum())
     gbs = _read_gbs(-(-nbytes // threads)) * threads
     return Limit(max(flops / peak, nbytes / gbs) / 1e3, flops, nbytes)

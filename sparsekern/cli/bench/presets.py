@@ -62,3 +62,6 @@ PRESETS = {
     "dlmc": Preset((), budget_s=1.0),
 }
 """name -> what is timed: a look, the goals of the project, everything (hours), real masks of ResNet-50."""
+
+NETWORKS = ("conv6", "resnet20", "vgg19", "resnet18", "alexnet")
+"""Of the zoo: what `sparsekern bench network` times when it is given no names."""

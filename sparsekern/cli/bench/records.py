@@ -22,21 +22,22 @@ class Journal:
     def write(self, result: Result, **problem: str) -> None:
         """One line for each rival; `problem` says more about what was computed."""
         if self.path is None:
-            return
-        about = {"op": "linear", "threads": self.threads, **asdict(result.case), **problem}
-        least = result.limit
+            return  # asking for intervals costs time
+        case: Any = result.case  # each kind of case is a dataclass of its sizes
+        about = {"op": case.op, **asdict(case), **problem}
+        least = {
+            "flops": result.limit.flops,
+            "bytes": result.limit.nbytes,
+            "limit_us": result.limit.time_us,
+        }
         for rival in (*result.times, *result.refusals):
-            record = Record(
-                problem=about,
-                provider=rival,
-                seed=0,
-                flops=least.flops,
-                bytes=least.nbytes,
-                limit_us=least.time_us,
-                **self.shared,
-                **_measured(result, rival),
-            )
-            append(self.path, record)
+            self.add(about, rival, **least, **_measured(result, rival))
+
+    def add(self, problem: Mapping[str, object], provider: str, **known: Any) -> None:
+        """One line; `known` are fields of `Record`."""
+        if self.path is not None:
+            about = {**problem, "threads": self.threads}
+            append(self.path, Record(problem=about, provider=provider, seed=0, **self.shared, **known))
 
 
 def _measured(result: Result, rival: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -26,7 +26,8 @@ def _dense(name: str, weight: Tensor, bias: Tensor, x: Tensor, block: tuple[int,
 def _onnxruntime(weight: Tensor, bias: Tensor, x: Tensor, block: tuple[int, int]) -> Call | str:
     if weight.dtype not in (torch.float32, torch.float16):
         return f"numpy, which feeds ONNX Runtime, has no {weight.dtype}"
-    return onnxruntime_call(_onnx_model(weight, bias, x.shape[0]))
+    ends = x.shape, (x.shape[0], weight.shape[0])
+    return onnxruntime_call(onnx_model("Gemm", {"w": weight, "b": bias}, ends, {"transB": 1}))
 
 
 def onnxruntime_call(model: bytes) -> Call:
@@ -38,32 +39,38 @@ def onnxruntime_call(model: bytes) -> Call:
     # Its threads must not spin while other rivals are timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return partial(_onnxruntime_linear, session)
+    return partial(_onnxruntime_run, session)
 
 
-def _onnx_model(weight: Tensor, bias: Tensor, m: int) -> bytes:
-    """One Gemm with its weight as a constant, which ONNX Runtime packs when the session is made."""
+def onnx_model(
+    op: str,
+    constants: Mapping[str, Tensor],
+    ends: tuple[Sequence[int], Sequence[int]],
+    attributes: Mapping[str, Any],
+) -> bytes:
+    """One node with its weights as constants, which ONNX Runtime packs when the session is made; `ends` are
+    the shapes of x and y."""
     from onnx import TensorProto, helper
 
-    kind = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}[weight.dtype]
-    n, k = weight.shape
-    constants = [
-        helper.make_tensor(name, kind, tensor.shape, tensor.numpy().tobytes(), raw=True)
-        for name, tensor in (("w", weight), ("b", bias))
+    kinds = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}
+    kind = kinds[next(iter(constants.values())).dtype]
+    tensors = [
+        helper.make_tensor(name, kind, part.shape, part.detach().contiguous().numpy().tobytes(), raw=True)
+        for name, part in constants.items()
     ]
     graph = helper.make_graph(
-        [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)],
-        "linear",
-        [helper.make_tensor_value_info("x", kind, (m, k))],
-        [helper.make_tensor_value_info("y", kind, (m, n))],
-        constants,
+        [helper.make_node(op, ["x", *constants], ["y"], **attributes)],
+        op,
+        [helper.make_tensor_value_info("x", kind, ends[0])],
+        [helper.make_tensor_value_info("y", kind, ends[1])],
+        tensors,
     )
     # Old versions, so that an older ONNX Runtime with a newer onnx reads it too.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return bytes(model.SerializeToString())
 
 
-def _onnxruntime_linear(session: Any, x: Tensor) -> Tensor:
+def _onnxruntime_run(session: Any, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
 
 
@@ -119,7 +126,7 @@ DENSE_RIVALS = (*DENSE, "onnxruntime")
 CSR_RIVALS = ("csr_matmul", "csr_linear")
 
 NEEDS = {"onnxruntime": ("onnxruntime", "onnx"), "sparseprop": ("sparseprop.modules",)}
-"""Modules that a rival cannot do without and that need not be here."""
+"""Modules that a rival, whatever it computes, cannot do without and that need not be here."""
 
 
 def missing(rival: str) -> str | None:
@@ -144,14 +151,21 @@ def prepare(
     table: Mapping[str, Prepare] = RIVALS,
 ) -> Call | str:
     """The call of a rival of `table` for this weight, called once, or its refusal in words."""
+    return attempt(rival, table, (weight, bias, x, block), x)
+
+
+def attempt(
+    rival: str, table: Mapping[str, Callable[..., Call | str]], arguments: tuple[Any, ...], x: Tensor
+) -> Call | str:
+    """What the rival of `table` prepares from `arguments`, called once with x, or its refusal in words."""
     if reason := missing(rival):
         return reason
     if rival not in table:
-        return "has no linear layer in this dtype"
+        return "has no layer of this kind in this dtype"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse (CSR|BSR) tensor support is in beta")
         try:
-            call = table[rival](weight, bias, x, block)
+            call = table[rival](*arguments)
             if not isinstance(call, str):
                 call(x)  # some refuse only now
         except RuntimeError as error:

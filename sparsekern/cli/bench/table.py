@@ -1,4 +1,4 @@
-"""What `sparsekern bench linear` prints: Markdown tables, the notes under them, the break-even points."""
+"""What `sparsekern bench` prints: Markdown tables, the notes under them, the break-even points."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sparsekern.bench import Ratio
 from sparsekern.cli.bench.measure import Result, Setting
-from sparsekern.cli.bench.rivals import DENSE_RIVALS, RIVALS, missing
+from sparsekern.cli.bench.rivals import NEEDS, missing
 
 
 def head_line(here: Mapping[str, object], setting: Setting) -> str:
@@ -16,8 +16,8 @@ def head_line(here: Mapping[str, object], setting: Setting) -> str:
     return f"{here['cpu']}, {here['isa']}, {setting.threads} thread(s), FMA peak {peak:.0f} GFLOP/s"
 
 
-def table_head(rivals: Sequence[str], first: str = "m x n x k") -> str:
-    """The two lines above the rows; times are in us."""
+def table_head(rivals: Sequence[str], first: str) -> str:
+    """The two lines above the rows, whose first cell says `first`; times are in us."""
     columns = [first, "sparsity", "block", *(f"{rival} us" for rival in rivals)]
     columns += ["against torch", "against best dense", "of the limit", "kernel"]
     return f"{line(columns)}\n|{'---|' * len(columns)}"
@@ -26,7 +26,7 @@ def table_head(rivals: Sequence[str], first: str = "m x n x k") -> str:
 def row(result: Result, rivals: Sequence[str], name: str = "") -> str:
     """The line of one case; `name` stands before its sizes."""
     case, times = result.case, result.times
-    sizes = f"{name} {case.m} x {case.n} x {case.k}".lstrip()
+    sizes = f"{name} {case.sizes}".lstrip()
     dtype = "" if case.dtype == "float32" else f" {case.dtype}"
     medians = [f"{times[rival].median_us:.1f}" if rival in times else "refuses" for rival in rivals]
     ratios = [_ratio(result.against(base)) for base in ("torch", result.best_dense)]
@@ -53,7 +53,7 @@ def notes(results: Sequence[Result], setting: Setting) -> Iterator[str]:
     """What the columns mean, who refused and why, who is not here: one line each."""
     yield (
         f"Times are medians; ratios are above 1 where sparsekern is faster, with their 95 % interval. Best "
-        f"dense is the fastest of {', '.join(DENSE_RIVALS)} in the same dtype."
+        f"dense is the fastest of {', '.join(_dense_rivals(results))} in the same dtype."
     )
     yield (
         "The limit is the time that the FMA peak, or reading the stored weights, 2 bytes for each block's "
@@ -63,9 +63,13 @@ def notes(results: Sequence[Result], setting: Setting) -> Iterator[str]:
     reasons = Counter(refusal for result in results for refusal in result.refusals.items())
     for (rival, reason), count in reasons.items():
         yield f"{rival} refuses: {reason} ({count} of {len(results)} cases)"
-    for rival in RIVALS:
+    for rival in NEEDS:
         if absent := missing(rival):
             yield f"{rival}: {absent}"
+
+
+def _dense_rivals(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(rival for result in results for rival in result.case.dense_rivals))
 
 
 def break_evens(results: Sequence[Result]) -> Iterator[str]:
@@ -74,8 +78,7 @@ def break_evens(results: Sequence[Result]) -> Iterator[str]:
     for result in results:
         case, speedup = result.case, result.against(result.best_dense)
         if speedup is not None:
-            what = f"{case.n}x{case.k}, {case.block[0]}x{case.block[1]}, batch {case.m}, {case.dtype}"
-            curves.setdefault(what, []).append((case.sparsity, speedup.value))
+            curves.setdefault(case.family, []).append((case.sparsity, speedup.value))
     for what, points in curves.items():
         if len(points) > 1:
             yield f"{what}: {break_even(points)}"
