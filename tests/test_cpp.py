@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,17 +14,19 @@ import pytest
 from sparsekern.kernels import cpu, cpu_int8
 
 CASES_OF_ONE_ISA = 9 * 7 * 3 * 2 * 4
+CASES_OF_CONV_OF_ONE_ISA = 10 * (3 * 2 + 2) * 2 * 2 * 2
 CASES_OF_WORDS = 3 * 3 * 8 * 3 * 2
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(map(str, (ROOT / "csrc/cpu").glob("*.cpp")))
-PROGRAMS = ("kernels", "words")
+PROGRAMS = ("kernels", "words", "conv")
 
 
 def build_and_run(compiler: str, flags: list[str], runner: list[str], folder: Path) -> list[str]:
     """What each of PROGRAMS prints."""
     command = [compiler, "-std=c++17", "-Wall", "-Wextra", f"-I{ROOT / 'csrc'}", *flags]
     run = partial(subprocess.run, capture_output=True, text=True, cwd=folder)
-    run([*command, "-c", *SOURCES], check=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda source: run([*command, "-c", source], check=True), SOURCES))
     outputs = []
     for program in PROGRAMS:
         source, objects = ROOT / f"tests/cpp/{program}_selftest.cpp", sorted(map(str, folder.glob("*.o")))
@@ -36,7 +40,8 @@ def build_and_run(compiler: str, flags: list[str], runner: list[str], folder: Pa
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> None:
     flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    kernels, words = build_and_run("g++", flags, [], tmp_path)
+    kernels, words, conv = build_and_run("g++", flags, [], tmp_path)
+    assert f"{CASES_OF_CONV_OF_ONE_ISA * len(cpu.isas())} passed, 0 failed" in conv
     assert f"{CASES_OF_ONE_ISA * len(cpu.isas())} passed, 0 failed" in kernels
     assert f"{CASES_OF_WORDS * len((*cpu.features(), *cpu_int8.kernels()))} passed, 0 failed" in words
 
@@ -46,6 +51,8 @@ def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> N
     reason="needs Debian's g++-aarch64-linux-gnu and qemu-user",
 )
 def test_neon_under_an_emulator(tmp_path: Path) -> None:
-    kernels, words = build_and_run("aarch64-linux-gnu-g++", ["-O2", "-static"], ["qemu-aarch64"], tmp_path)
+    programs = build_and_run("aarch64-linux-gnu-g++", ["-O2", "-static"], ["qemu-aarch64"], tmp_path)
+    kernels, words, conv = programs
+    assert f"{CASES_OF_CONV_OF_ONE_ISA * 2} passed, 0 failed" in conv
     assert f"best neon: {CASES_OF_ONE_ISA * 2} passed, 0 failed" in kernels  # neon and scalar
     assert f"{CASES_OF_WORDS} passed, 0 failed" in words  # scalar, on int8

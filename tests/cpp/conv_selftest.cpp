@@ -1,0 +1,156 @@
+// The convolution kernels of every ISA on buffers of exactly the size they may touch, against plain loops. Built
+// with -fsanitize=address,undefined by tests/test_cpp.py, and for aarch64 where an emulator is installed.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "cpu/conv.h"
+#include "cpu/kernels.h"
+#include "cpu/panel_index.h"
+
+using namespace sparsekern;
+
+namespace {
+
+struct Problem {
+  int channels, n, kh, kw, stride, pad, dilation, height, width, batch, v;
+  double sparsity;
+  bool channels_last;
+
+  int out(int size, int taps) const { return (size + 2 * pad - dilation * (taps - 1) - 1) / stride + 1; }
+  int k() const { return channels * kh * kw; }
+};
+
+MapStrides strides_of(int64_t channels, int64_t height, int64_t width, bool channels_last) {
+  if (channels_last) return {channels * height * width, 1, width * channels, channels};
+  return {channels * height * width, height * width, width, 1};
+}
+
+struct Data {
+  std::vector<float> x, values, bias, residual, y;
+  std::vector<int32_t> crow{0}, col;
+  std::unique_ptr<int32_t, decltype(&std::free)> index{nullptr, std::free};
+  ConvArgs args{};
+
+  explicit Data(const Problem& p) : x(p.batch * p.channels * p.height * p.width), bias(p.n) {
+    std::mt19937 random(p.n + 31 * p.v);
+    std::bernoulli_distribution alive(1 - p.sparsity);
+    std::uniform_real_distribution<float> number(-1, 1);
+    for (int row = 0; row < (p.n + p.v - 1) / p.v; ++row) {
+      for (int column = 0; column < p.k(); ++column)
+        if (alive(random)) col.push_back(column);
+      crow.push_back(int(col.size()));
+    }
+    values.resize(col.size() * p.v);
+    y.resize(p.batch * p.n * p.out(p.height, p.kh) * p.out(p.width, p.kw));
+    residual.resize(y.size());
+    for (auto* all : {&x, &values, &bias, &residual})
+      for (float& each : *all) each = number(random);
+    const std::vector<int32_t> words =
+        make_panel_index(crow.data(), col.data(),
+                         {p.n, p.k(), p.v, p.kh * p.kw, conv_panel_groups(p.kh, p.kw), kConvPanelRows});
+    index.reset(static_cast<int32_t*>(std::aligned_alloc(64, (words.size() * 4 + 63) / 64 * 64)));
+    std::copy(words.begin(), words.end(), index.get());
+    fill(p);
+  }
+
+  void fill(const Problem& p) {
+    const PanelIndex packed{index.get()};
+    if (packed.header().has_panels()) pack_panel_values(packed, values.data());
+    args.batch = p.batch, args.channels = p.channels, args.height = p.height, args.width = p.width;
+    args.n = p.n, args.out_height = p.out(p.height, p.kh), args.out_width = p.out(p.width, p.kw);
+    args.kh = p.kh, args.kw = p.kw, args.stride_h = args.stride_w = p.stride;
+    args.pad_top = args.pad_left = p.pad, args.dilation_h = args.dilation_w = p.dilation, args.v = p.v;
+    args.x_strides = strides_of(p.channels, p.height, p.width, p.channels_last);
+    args.y_strides = strides_of(p.n, args.out_height, args.out_width, p.channels_last);
+    args.x = x.data(), args.y = y.data(), args.bias = bias.data(), args.residual = residual.data();
+    args.values = values.data(), args.crow = crow.data(), args.panels = index.get();
+    args.col = packed.compact() ? packed.compact() : col.data();
+  }
+};
+
+double wanted(const Problem& p, const Data& d, int image, int output, int row, int column, double* size) {
+  const ConvArgs& a = d.args;
+  double sum = d.bias[output];
+  *size = std::fabs(sum);
+  for (int j = d.crow[output / p.v]; j < d.crow[output / p.v + 1]; ++j) {
+    const int channel = d.col[j] / (p.kh * p.kw), ky = d.col[j] / p.kw % p.kh, kx = d.col[j] % p.kw;
+    const int from_row = row * p.stride + ky * p.dilation - p.pad;
+    const int from_column = column * p.stride + kx * p.dilation - p.pad;
+    if (from_row < 0 || from_row >= p.height || from_column < 0 || from_column >= p.width) continue;
+    const MapStrides& s = a.x_strides;
+    const double term = double(d.values[j * p.v + output % p.v]) *
+                        d.x[image * s.image + channel * s.channel + from_row * s.row + from_column * s.column];
+    sum += term;
+    *size += std::fabs(term);
+  }
+  return sum;
+}
+
+// Largest error over what the roundings of the largest possible sum may cost.
+double error_of(const Problem& p, const Data& d) {
+  const ConvArgs& a = d.args;
+  double worst = 0;
+  for (int image = 0; image < p.batch; ++image)
+    for (int output = 0; output < p.n; ++output)
+      for (int row = 0; row < a.out_height; ++row)
+        for (int column = 0; column < a.out_width; ++column) {
+          const MapStrides& s = a.y_strides;
+          const auto at = size_t(image * s.image + output * s.channel + row * s.row + column * s.column);
+          double size = 0;
+          const double want = wanted(p, d, image, output, row, column, &size) + d.residual[at];
+          const double allowed = (p.k() + 3) * 1.2e-7 * (size + std::fabs(d.residual[at])) + 1e-30;
+          worst = std::max(worst, std::fabs(d.y[at] - std::max(want, 0.0)) / allowed);
+        }
+  return worst;
+}
+
+int check(const Isa& isa, const Problem& p, int kernel_id, int chunks) {
+  Data d(p);
+  const ConvKernel& kernel = isa.conv[kernel_id];
+  d.args.chunks = chunks, d.args.activation = Activation::kRelu;
+  void* memory = nullptr;  // exactly as much as is asked for
+  if (posix_memalign(&memory, 64, kernel.scratch_floats(d.args) * sizeof(float))) return 1;
+  const std::unique_ptr<float, decltype(&std::free)> scratch(static_cast<float*>(memory), std::free);
+  for (int64_t task = 0; task < kernel.tiles(d.args) * chunks; ++task)
+    kernel.run(d.args, task, task + 1, scratch.get());
+  const double error = error_of(p, d);
+  if (error <= 1) return 0;
+  std::printf("%s %s channels=%d n=%d %dx%d stride=%d pad=%d dilation=%d %dx%d batch=%d v=%d last=%d: %g times\n",
+              isa.name, kernel.name, p.channels, p.n, p.kh, p.kw, p.stride, p.pad, p.dilation, p.height, p.width,
+              p.batch, p.v, p.channels_last, error);
+  return 1;
+}
+
+}  // namespace
+
+int main() {
+  constexpr struct {
+    int kh, kw, stride, pad, dilation, height, width, batch;
+  } kShapes[] = {{1, 1, 1, 0, 1, 4, 8, 1},  {1, 1, 1, 0, 1, 7, 7, 3},  {1, 1, 2, 0, 1, 9, 9, 1},
+                 {3, 3, 1, 1, 1, 7, 7, 1},  {3, 3, 1, 1, 1, 14, 14, 2}, {3, 3, 2, 1, 1, 15, 15, 2},
+                 {3, 3, 1, 2, 2, 9, 21, 1}, {5, 2, 3, 1, 1, 20, 33, 1}, {7, 7, 2, 3, 1, 21, 30, 1},
+                 {3, 1, 1, 4, 1, 1, 1, 5}};
+  int passed = 0, failed = 0;
+  for (const Isa* isa : isas()) {
+    if (!isa->supported()) continue;
+    for (const auto& s : kShapes)
+      for (int v : {1, 2, 3, 5, 16})
+        for (double sparsity : {0.3, 0.97})
+          for (bool last : {false, true})
+            for (int chunks : {1, 3})
+              for (int kernel = v <= kPanelHeight ? 0 : 1; kernel < kConvKernels; ++kernel) {
+                const Problem p{21,       70,      s.kh, s.kw, s.stride, s.pad, s.dilation, s.height, s.width,
+                                s.batch, v,       sparsity, last};
+                const int wrong = check(*isa, p, kernel, chunks);
+                failed += wrong;
+                passed += !wrong;
+              }
+  }
+  std::printf("best %s: %d passed, %d failed\n", best_isa().name, passed, failed);
+  return failed != 0;
+}
