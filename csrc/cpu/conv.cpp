@@ -75,6 +75,7 @@ ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile,
       rows(tiling.first_row(tile % tiling.tiles_down + 1) - row0),
       planes(args, rows),
       pieces(pieces_of(args, tiling, tile / tiling.tiles_down)) {
+  if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * tiling.lanes), -1);
   for (int64_t kx = 0; kx < a.kw; ++kx)
     for (const ConvPlanes::Phase& phase : planes.phases)
       for (int64_t i = 0; i < phase.rows; ++i)
@@ -86,10 +87,10 @@ ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile,
 }
 
 // The vector of one kx and plane row, which is so many rows of x below what the first row of outputs sees.
-void ConvTile::add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t lanes) {
-  const auto to = int32_t((kx * planes.rows + plane_row) * lanes);
+void ConvTile::add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t width) {
+  const auto to = int32_t((kx * planes.rows + plane_row) * width);
   const size_t before = parts.size();
-  int64_t idle = lanes;
+  int64_t idle = width;
   for (const ConvPiece& piece : pieces) {
     const int64_t row = (piece.first_row + row0) * a.stride_h - a.pad_top + below;
     const int64_t column = piece.column * a.stride_w + kx * a.dilation_w - a.pad_left;
@@ -101,9 +102,11 @@ void ConvTile::add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t 
                          (column + low * a.stride_w) * a.x_strides.column;
     parts.push_back({int32_t(to + piece.lane + low), int32_t(high - low), from});
     idle -= high - low;
+    for (int64_t i = 0; !lanes.empty() && i < high - low; ++i)
+      lanes[size_t(to + piece.lane + low + i)] = from + i * a.stride_w * a.x_strides.column;
   }
-  if (idle == lanes) empty.push_back(to);
-  if (idle > 0 && idle < lanes) zeros.push_back(to);
+  if (idle == width) empty.push_back(to);
+  if (idle > 0 && idle < width) zeros.push_back(to);
   if (idle == 0 && parts.size() == before + 1) {
     whole.push_back(parts.back());
     parts.pop_back();

@@ -104,11 +104,12 @@ struct ConvTile {
   // be zero, and what lay in idle lanes may be a subnormal, which takes a core long.
   std::vector<int32_t> empty, zeros;   // vectors, in floats, that no move or that parts go to
   std::vector<ConvMove> whole, parts;  // of whole vectors; of some lanes
-  std::vector<int32_t> places;         // of the first compact columns: where their vectors are, in floats
+  std::vector<int64_t> lanes;   // for channels last: of every vector, where each lane is behind x, or -1
+  std::vector<int32_t> places;  // of the first compact columns: where their vectors are, in floats
 
   // `places` for so many channels.
   ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile, int64_t channels);
-  void add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t lanes);
+  void add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t width);
 
   // Of a piece, how many of the tile's rows are outputs: the last segment of a map may be shorter.
   int64_t outputs_down(const ConvPiece& piece) const {

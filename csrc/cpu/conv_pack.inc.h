@@ -32,34 +32,18 @@ template <class Vec>
 inline void pack_positions(const ConvTile& tile, const int32_t* live, int64_t channels, float* packed) {
   constexpr int W = Vec::width;
   const ConvArgs& a = tile.a;
-  const int64_t step = a.stride_w * a.x_strides.column;
   typename Vec::T block[W];
-  // Of one vector of the planes of every channel: where each lane's channels are, or null.
-  const auto pack_vector = [&](int64_t to, const float* const(&lanes)[W]) {
+  for (int64_t vector = 0; vector < tile.planes.of_group; ++vector) {
+    const int64_t* from = tile.lanes.data() + vector * W;
     for (int64_t i = 0; i < channels;) {
       const int64_t first = live[i] / W * W, wide = a.channels - first < W ? a.channels - first : W;
       const typename Vec::Mask mask = Vec::mask(wide);
       for (int lane = 0; lane < W; ++lane)
-        block[lane] = lanes[lane] ? Vec::load(lanes[lane] + first, mask) : Vec::zero();
+        block[lane] = from[lane] < 0 ? Vec::zero() : Vec::load(a.x + from[lane] + first, mask);
       Vec::transpose(block);
       for (; i < channels && live[i] < first + W; ++i)
-        Vec::store(packed + i * tile.planes.of_group * W + to, block[live[i] - first]);
+        Vec::store(packed + (i * tile.planes.of_group + vector) * W, block[live[i] - first]);
     }
-  };
-  for (const ConvMove& move : tile.whole) {
-    const float* lanes[W];
-    for (int i = 0; i < W; ++i) lanes[i] = a.x + move.from + i * step;
-    pack_vector(move.to, lanes);
-  }
-  const float* const none[W] = {};
-  for (const int32_t to : tile.empty) pack_vector(to, none);
-  for (size_t part = 0; part < tile.parts.size();) {
-    const int64_t to = tile.parts[part].to / W * W;
-    const float* lanes[W] = {};
-    for (; part < tile.parts.size() && tile.parts[part].to < to + W && tile.parts[part].to >= to; ++part)
-      for (int i = 0; i < tile.parts[part].count; ++i)
-        lanes[tile.parts[part].to - to + i] = a.x + tile.parts[part].from + i * step;
-    pack_vector(to, lanes);
   }
 }
 

@@ -19,61 +19,80 @@ struct ConvPanels {
   static PanelIndex index_of(const ConvArgs& a) { return {const_cast<int32_t*>(a.panels)}; }
   static ConvTiling tiling(const ConvArgs& a) { return {a, Vec::width, most_rows(a)}; }
   static int64_t tiles(const ConvArgs& a) { return tiling(with_full_rows(a, Vec::width)).tiles(); }
-  static int64_t sum_floats(const ConvArgs& a) { return kConvPanelRows * a.v * most_rows(a) * Vec::width; }
+  // Sums of all outputs wait in L2 while the panels go by.
+  static int64_t sum_floats(const ConvArgs& a) {
+    return index_of(a).row_blocks() * kConvPanelRows * a.v * most_rows(a) * Vec::width;
+  }
+  // Planes of one panel are made where they are used, in L1. From channels last, where a transposition moves
+  // more channels at once than a panel may have, all are made first.
+  static int64_t panels_at_once(const ConvArgs& a) {
+    return a.x_strides.column == 1 ? 1 : index_of(a).panels();
+  }
+  static int64_t panel_floats(const ConvArgs& a, int64_t rows) {
+    return index_of(a).header().panel_groups * ConvPlanes(a, rows).of_group * Vec::width;
+  }
   static size_t scratch_floats(const ConvArgs& a) {
-    const ConvPlanes planes(a, most_rows(a));
-    return size_t(sum_floats(a) + index_of(a).header().live * planes.of_group * Vec::width);
+    return size_t(sum_floats(a) + panels_at_once(a) * panel_floats(a, most_rows(a)));
   }
 
+  // What one panel adds to the sums of the outputs of one row block.
   template <int J, int R>
-  static void rows(const ConvTile& tile, int64_t row_block, const float* packed, float* sums) {
+  static void cell(const ConvTile& tile, int64_t row_block, int64_t panel, const float* x, float* sums) {
     constexpr int64_t lanes = R * Vec::width;
-    const ConvArgs& a = tile.a;
-    const PanelIndex index = index_of(a);
-    const int64_t panels = index.panels(), n0 = row_block * kConvPanelRows * J;
-    const int64_t n1 = n0 + kConvPanelRows * J < a.n ? n0 + kConvPanelRows * J : a.n;
-    for (int64_t i = 0; i < (n1 - n0 + J - 1) / J * J; ++i)
-      for (int64_t lane = 0; lane < lanes; lane += Vec::width)
-        Vec::store(sums + i * lanes + lane, Vec::broadcast(a.bias && n0 + i < a.n ? a.bias[n0 + i] : 0.0f));
+    const PanelIndex index = index_of(tile.a);
+    const int64_t number = row_block * index.panels() + panel;
+    const uint8_t* offsets = index.offsets() + index.first_block()[number];
+    const float* weights = index.values() + int64_t(index.first_block()[number]) * J;
     const PanelRun* runs = index.runs();
     const int32_t* places = tile.places.data();
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      const int64_t cell = row_block * panels + panel;
-      const uint8_t* offsets = index.offsets() + index.first_block()[cell];
-      const float* weights = index.values() + int64_t(index.first_block()[cell]) * J;
-      const float* x = packed + panel * index.header().panel_groups * tile.planes.of_group * Vec::width;
-      for (int64_t i = index.first_run()[cell]; i < index.first_run()[cell + 1]; ++i) {
-        const int64_t length = runs[i].length;
-        panel_run<Vec, J, R>([=](int64_t j) { return x + places[offsets[j]]; }, weights, length,
-                             sums + runs[i].row * (J * lanes));
-        offsets += length;
-        weights += length * J;
-      }
+    for (int64_t i = index.first_run()[number]; i < index.first_run()[number + 1]; ++i) {
+      const int64_t length = runs[i].length;
+      panel_run<Vec, J, R>([=](int64_t j) { return x + places[offsets[j]]; }, weights, length,
+                           sums + runs[i].row * (J * lanes));
+      offsets += length;
+      weights += length * J;
     }
-    unpack_sums<Vec>(tile, n0, n1, sums);
   }
 
-  using Rows = void (*)(const ConvTile&, int64_t, const float*, float*);
+  using Cell = void (*)(const ConvTile&, int64_t, int64_t, const float*, float*);
   template <int J, int R = fit<J>>
-  static Rows rows_of(int64_t r) {
+  static Cell cell_of(int64_t r) {
     if constexpr (R == 0)
       return nullptr;
     else
-      return r == R ? rows<J, R> : rows_of<J, R - 1>(r);
+      return r == R ? cell<J, R> : cell_of<J, R - 1>(r);
+  }
+
+  static void start_sums(const ConvArgs& a, int64_t n0, int64_t n1, int64_t lanes, float* sums) {
+    for (int64_t n = n0; n < n1; ++n)
+      for (int64_t lane = 0; lane < lanes; lane += Vec::width, sums += Vec::width)
+        Vec::store(sums, Vec::broadcast(a.bias && n < a.n ? a.bias[n] : 0.0f));
   }
 
   static void run(const ConvArgs& args, int64_t begin, int64_t end, float* scratch) {
     const ConvArgs a = with_full_rows(args, Vec::width);
     const ConvTiling how = tiling(a);
     const PanelIndex index = index_of(a);
+    const int64_t groups = index.header().panel_groups, live = index.header().live;
     const auto cut = [&](int64_t chunk) { return index.row_blocks() * chunk / a.chunks; };
     for_each_tile(a, begin, end, cut, [&](int64_t number, int64_t first, int64_t last) {
-      const ConvTile tile(a, how, number, index.header().panel_groups);
-      float* packed = scratch + sum_floats(a);
-      pack_planes<Vec>(tile, index.live(), index.header().live, packed);
-      const Rows rows =
-          a.v == 1 ? rows_of<1>(tile.rows) : (a.v == 2 ? rows_of<2>(tile.rows) : rows_of<3>(tile.rows));
-      for (int64_t row_block = first; row_block < last; ++row_block) rows(tile, row_block, packed, scratch);
+      const ConvTile tile(a, how, number, groups);
+      const int64_t n0 = first * kConvPanelRows * a.v, n1 = last * kConvPanelRows * a.v;
+      const int64_t of_block = kConvPanelRows * a.v * tile.rows * Vec::width;
+      const int64_t of_panel = groups * tile.planes.of_group * Vec::width, at_once = panels_at_once(a);
+      float* planes = scratch + sum_floats(a);
+      const Cell cell =
+          a.v == 1 ? cell_of<1>(tile.rows) : (a.v == 2 ? cell_of<2>(tile.rows) : cell_of<3>(tile.rows));
+      start_sums(a, n0, n1, tile.rows * Vec::width, scratch);
+      for (int64_t from = 0; from < index.panels(); from += at_once) {
+        const int64_t channel = from * groups, most = at_once * groups, left = live - channel;
+        pack_planes<Vec>(tile, index.live() + channel, left < most ? left : most, planes);
+        for (int64_t row_block = first; row_block < last; ++row_block)
+          for (int64_t panel = from; panel < from + at_once; ++panel)
+            cell(tile, row_block, panel, planes + (panel - from) * of_panel,
+                 scratch + (row_block - first) * of_block);
+      }
+      unpack_sums<Vec>(tile, n0, n1 < a.n ? n1 : a.n, scratch);
     });
   }
 
