@@ -67,6 +67,15 @@ std::vector<ConvPiece> pieces_of(const ConvArgs& a, const ConvTiling& tiling, in
   return pieces;
 }
 
+// Whether one row of a slot is one vector of x. Where channels are dead, they do not lie one step apart. A
+// map that L2 holds is better packed: what a kernel reads again and again then lies in few pages.
+bool lies_as_wanted(const ConvArgs& a, const ConvTiling& tiling) {
+  constexpr int64_t kFloatsOfL2 = 512 * 1024;
+  const PanelIndex index{const_cast<int32_t*>(a.panels)};
+  return a.full_rows && a.x_strides.column == 1 && !index.header().is_compact() && tiling.segments == 1 &&
+         a.channels * a.x_strides.channel > kFloatsOfL2 && a.channels * a.x_strides.channel <= INT32_MAX;
+}
+
 }  // namespace
 
 ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile, int64_t channels)
@@ -74,16 +83,24 @@ ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile,
       row0(tiling.first_row(tile % tiling.tiles_down)),
       rows(tiling.first_row(tile % tiling.tiles_down + 1) - row0),
       planes(args, rows),
-      pieces(pieces_of(args, tiling, tile / tiling.tiles_down)) {
-  if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * tiling.lanes), -1);
-  for (int64_t kx = 0; kx < a.kw; ++kx)
-    for (const ConvPlanes::Phase& phase : planes.phases)
-      for (int64_t i = 0; i < phase.rows; ++i)
-        add_vector(kx, phase.start + i, i * a.stride_h + phase.remainder, tiling.lanes);
+      pieces(pieces_of(args, tiling, tile / tiling.tiles_down)),
+      in_place(nullptr) {
+  if (lies_as_wanted(a, tiling))
+    in_place = a.x + pieces[0].image * a.x_strides.image + row0 * a.x_strides.row;
+  else
+    plan_moves(tiling.lanes);
   places.reserve(size_t(channels * a.taps()));
   for (int64_t channel = 0; channel < channels; ++channel)
     for (const int32_t tap : planes.taps)
-      places.push_back(int32_t((channel * planes.of_group + tap) * tiling.lanes));
+      places.push_back(int32_t(channel * step(tiling.lanes) + tap * tiling.lanes));
+}
+
+void ConvTile::plan_moves(int64_t width) {
+  if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * width), -1);
+  for (int64_t kx = 0; kx < a.kw; ++kx)
+    for (const ConvPlanes::Phase& phase : planes.phases)
+      for (int64_t i = 0; i < phase.rows; ++i)
+        add_vector(kx, phase.start + i, i * a.stride_h + phase.remainder, width);
 }
 
 // The vector of one kx and plane row, which is so many rows of x below what the first row of outputs sees.
@@ -123,6 +140,7 @@ ConvArgs with_full_rows(ConvArgs a, int64_t lanes) {
   a.width = a.out_width = lanes;
   a.x_strides.row = lanes * a.x_strides.column;
   a.y_strides.row = lanes * a.y_strides.column;
+  a.full_rows = true;
   return a;
 }
 

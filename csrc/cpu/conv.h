@@ -44,6 +44,7 @@ struct ConvArgs {
   int64_t v;
   int64_t chunks;
   Activation activation;
+  bool full_rows = false;  // what with_full_rows has done
 
   int64_t taps() const { return kh * kw; }
   int64_t block_rows() const { return (n + v - 1) / v; }
@@ -104,11 +105,15 @@ struct ConvTile {
   // be zero, and what lay in idle lanes may be a subnormal, which takes a core long.
   std::vector<int32_t> empty, zeros;   // vectors, in floats, that no move or that parts go to
   std::vector<ConvMove> whole, parts;  // of whole vectors; of some lanes
+  const float* in_place;  // of a 1 x 1 convolution whose vectors lie in x as they are wanted: there; or null
   std::vector<int64_t> lanes;   // for channels last: of every vector, where each lane is behind x, or -1
   std::vector<int32_t> places;  // of the first compact columns: where their vectors are, in floats
 
   // `places` for so many channels.
   ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile, int64_t channels);
+  // Floats from one channel's planes to the next's.
+  int64_t step(int64_t width) const { return in_place ? a.x_strides.channel : planes.of_group * width; }
+  void plan_moves(int64_t width);
   void add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t width);
 
   // Of a piece, how many of the tile's rows are outputs: the last segment of a map may be shorter.

@@ -47,12 +47,16 @@ inline void pack_positions(const ConvTile& tile, const int32_t* live, int64_t ch
   }
 }
 
+// The planes of `count` live channels from that number on: where they lie already, or packed.
 template <class Vec>
-inline void pack_planes(const ConvTile& tile, const int32_t* live, int64_t channels, float* packed) {
+inline const float* planes_of(const ConvTile& tile, const int32_t* live, int64_t first, int64_t count,
+                              float* packed) {
+  if (tile.in_place) return tile.in_place + first * tile.step(Vec::width);
   if (tile.a.x_strides.column == 1)
-    pack_channels<Vec>(tile, live, channels, packed);
+    pack_channels<Vec>(tile, live + first, count, packed);
   else
-    pack_positions<Vec>(tile, live, channels, packed);
+    pack_positions<Vec>(tile, live + first, count, packed);
+  return packed;
 }
 
 // A sum becomes an output: the residual added, then the activation. `at` is where y and residual have it.

@@ -80,13 +80,13 @@ struct ConvPanels {
       const int64_t n0 = first * kConvPanelRows * a.v, n1 = last * kConvPanelRows * a.v;
       const int64_t of_block = kConvPanelRows * a.v * tile.rows * Vec::width;
       const int64_t of_panel = groups * tile.planes.of_group * Vec::width, at_once = panels_at_once(a);
-      float* planes = scratch + sum_floats(a);
+      float* packed = scratch + sum_floats(a);
       const Cell cell =
           a.v == 1 ? cell_of<1>(tile.rows) : (a.v == 2 ? cell_of<2>(tile.rows) : cell_of<3>(tile.rows));
       start_sums(a, n0, n1, tile.rows * Vec::width, scratch);
       for (int64_t from = 0; from < index.panels(); from += at_once) {
         const int64_t channel = from * groups, most = at_once * groups, left = live - channel;
-        pack_planes<Vec>(tile, index.live() + channel, left < most ? left : most, planes);
+        const float* planes = planes_of<Vec>(tile, index.live(), channel, left < most ? left : most, packed);
         for (int64_t row_block = first; row_block < last; ++row_block)
           for (int64_t panel = from; panel < from + at_once; ++panel)
             cell(tile, row_block, panel, planes + (panel - from) * of_panel,
