@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sparsekern.kernels.select import Problem
@@ -10,20 +10,23 @@ from sparsekern.kernels.select import Problem
 
 @dataclass(frozen=True)
 class Cost:
-    """Expected time over the best dense time: ``fixed + density * per_element``.
+    """Expected time over the best dense time: ``fixed + per_output / (k + FEW) + density * per_element``.
 
     Attributes:
         fixed: what a call costs whatever is stored: packing, memory traffic of inputs and outputs, the call.
         per_element: by the least height of a block, time of one stored element in units of one dense element.
+        per_output: of a convolution, by the least number of its taps: what moving an output costs, in units
+            of one product.
     """
 
     fixed: float
     per_element: dict[int, float]
+    per_output: dict[int, float] = field(default_factory=lambda: {1: 0.0})
 
 
 # kernel -> least rows of x -> Cost. cpu_linear: fitted to 98 cases of `sparsekern bench linear` (768 x 768,
 # 80 and 90 %), of which 12 come out more than 15 % off; docs/measured.md, "The cost function".
-# tools/check_cost.py compares new records.
+# tools/check_cost.py compares new records. cpu_conv2d: to `sparsekern bench conv2d --preset goals`.
 COST = {
     "cpu_linear_pairs": {1: Cost(0.1, {16: 3.0, 32: 2.0})},
     "cpu_linear": {
@@ -33,10 +36,13 @@ COST = {
         48: Cost(0.08, {1: 1.85, 2: 1.55, 3: 1.35, 4: 1.05, 8: 0.92, 16: 0.9, 32: 0.87}),
     },
     "reference_linear": {1: Cost(2.0, {1: 0.0})},
-    "cpu_conv2d": {1: Cost(0.15, {1: 1.6, 4: 1.0, 8: 0.95, 16: 0.9})},
+    "cpu_conv2d": {1: Cost(0.07, {1: 1.8, 4: 1.3, 8: 1.2, 16: 1.1}, {1: 60, 2: 140})},
     "reference_conv2d": {1: Cost(2.0, {1: 0.0})},
 }
 
+
+# Products of an output below which dense convolutions lose their speed as well.
+FEW = 70
 
 # Dense products of 16-bit floats are so much faster than float32's, on which the costs of these rest; they
 # compute in float32 themselves.
@@ -49,6 +55,7 @@ def relative_cost(kernel: str, problem: Problem) -> float:
     cost = _least(COST[kernel], problem.m)
     widened = kernel in IN_FLOAT32 and problem.dtype != "float32"
     expected = cost.fixed + problem.density * _least(cost.per_element, problem.block[0])
+    expected += _least(cost.per_output, problem.taps) / (problem.k + FEW)
     return expected * DENSE_16_BIT if widened else expected
 
 

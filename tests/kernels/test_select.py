@@ -60,3 +60,12 @@ def test_cost_falls_with_density_and_rises_with_waste() -> None:
     assert cost("reference_linear", (4, 4), 0.1) > 1
     half = replace(PROBLEM, dtype="bfloat16", block=(16, 2))
     assert relative_cost("cpu_linear_pairs", half) < relative_cost("cpu_linear", replace(half, block=(16, 1)))
+
+
+def test_moving_the_outputs_counts_where_each_has_few_products() -> None:
+    def cost(k: int, taps: int) -> float:
+        problem = replace(PROBLEM, op="conv2d", k=k, taps=taps, block=(1, 1), density=0.1)
+        return relative_cost("cpu_conv2d", problem)
+
+    assert cost(27, 9) > 1 > cost(147, 49) > cost(2304, 9)
+    assert cost(256, 1) < cost(256, 9)

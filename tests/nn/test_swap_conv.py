@@ -116,8 +116,8 @@ def test_other_dtypes_are_measured_or_refused_in_words(
 ) -> None:
     clock(**FAST)
     for seed in range(3):
-        conv = truth.ConvCase(24, 20 + seed, (3, 3), (1, 1), 0.97, padding=(1, 1)).conv(dtype)
-        report = sk.swap_(nn.Sequential(conv), torch.randn(2, 20 + seed, 9, 8).to(dtype)).layers[0]
+        conv = truth.ConvCase(24, 60 + seed, (3, 3), (1, 1), 0.97, padding=(1, 1)).conv(dtype)
+        report = sk.swap_(nn.Sequential(conv), torch.randn(2, 60 + seed, 9, 8).to(dtype)).layers[0]
         if dtype is torch.float64:
             assert "no kernel takes it: cpu_conv2d takes float32" in report.reason
         else:
@@ -126,7 +126,7 @@ def test_other_dtypes_are_measured_or_refused_in_words(
 
 def test_blocks_are_given_or_chosen(clock: Callable[..., None]) -> None:
     clock(**FAST)
-    model = network()
+    model = network(0.97)
     assert {layer.block for layer in sk.swap_(model, images(), block=(1, 9)).swapped} >= {(1, 9)}
     report = sk.swap_(network(), images(), block=(32, 1))
     assert "block (32, 1) does not fit in (16, 32, 1, 1)" in report.layers[3].reason
