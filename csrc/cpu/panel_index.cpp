@@ -38,7 +38,10 @@ void check_indices(const int32_t* crow, const int32_t* col, int64_t rows, int64_
 // The groups with a nonzero, rising; all of them where it would not pay to leave the few dead ones out.
 std::vector<int32_t> live_groups(const int32_t* col, int64_t blocks, const PanelShape& shape) {
   std::vector<char> alive(size_t(shape.k / shape.taps));
-  for (int64_t j = 0; j < blocks; ++j) alive[size_t(col[j] / shape.taps)] = 1;
+  if (shape.taps == 1)  // a division for each block would take longer than all else
+    for (int64_t j = 0; j < blocks; ++j) alive[size_t(col[j])] = 1;
+  else
+    for (int64_t j = 0; j < blocks; ++j) alive[size_t(col[j] / shape.taps)] = 1;
   std::vector<int32_t> live;
   for (size_t group = 0; group < alive.size(); ++group)
     if (alive[group]) live.push_back(int32_t(group));
