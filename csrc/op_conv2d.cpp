@@ -62,13 +62,14 @@ void check_input(const Tensor& x, const Tensor& values, const Numbers& w) {
                                 "; expected one of torch.float32, torch.bfloat16, torch.float16 for both");
   for (const int64_t least_one :
        {w.out, w.in, w.kh, w.kw, w.stride_h, w.stride_w, w.dilation_h, w.dilation_w})
-    if (least_one < 1)
-      throw std::invalid_argument("expected channels, kernel, stride and dilation of at least 1");
+    if (least_one < 1 || least_one > INT32_MAX)
+      throw std::invalid_argument("expected channels, kernel, stride and dilation in [1, 2^31)");
   for (const int64_t pad : {w.top, w.left, w.bottom, w.right})
-    if (pad < 0) throw std::invalid_argument("padding: expected at least 0, got " + std::to_string(pad));
+    if (pad < 0 || pad > INT32_MAX)
+      throw std::invalid_argument("padding: expected in [0, 2^31), got " + std::to_string(pad));
 }
 
-// As check_weight of Linear; crow and col may be empty where the index holds runs.
+// As check_weight of Linear; what crow and col must be depends on the kernel.
 void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& index,
                   const Numbers& w) {
   if (values.dim() != 3 || values.sizes()[1] < 1 || values.sizes()[2] != 1 || !values.contiguous())
@@ -80,14 +81,22 @@ void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, c
                                   each->dtype());
   const int64_t v = values.sizes()[1], blocks = values.sizes()[0], words = index.numel();
   const auto* header = index.data<PanelHeader>();
-  bool fine = words >= int64_t(sizeof(PanelHeader) / sizeof(int32_t)) && header->n == w.out &&
-              header->k == w.in * w.kh * w.kw && header->taps == w.kh * w.kw &&
-              header->panel_groups == conv_panel_groups(w.kh, w.kw) && header->panel_rows == kConvPanelRows &&
-              header->v == v && header->blocks == blocks && PanelIndex::words_of(*header) == words;
-  if (fine && !header->has_panels()) fine = crow.numel() == (w.out + v - 1) / v + 1 && col.numel() == blocks;
+  const bool fine = words >= int64_t(sizeof(PanelHeader) / sizeof(int32_t)) && header->n == w.out &&
+                    header->taps == w.kh * w.kw && header->k == w.in * header->taps && header->v == v &&
+                    header->blocks == blocks && header->panel_groups == conv_panel_groups(w.kh, w.kw) &&
+                    header->panel_rows == kConvPanelRows && PanelIndex::words_of(*header) == words;
   if (!fine)
     throw std::invalid_argument("crow, col and index do not belong to values " + words_of_shape(values) +
                                 " of a weight " + words_of(w));
+}
+
+// Kernels count floats of a tile's planes in 32 bits.
+void check_places(const ConvArgs& a) {
+  constexpr int64_t kMostLanes = 16;
+  const PanelIndex index{const_cast<int32_t*>(a.panels)};
+  if (index.header().live * ConvPlanes(a, kTileRows).of_group > INT32_MAX / kMostLanes)
+    throw std::invalid_argument("x: " + std::to_string(kTileRows) + " rows of outputs see more inputs than " +
+                                std::to_string(INT32_MAX / kMostLanes) + " vectors");
 }
 
 const ConvKernel& kernel_of(int64_t id, int64_t v) {
@@ -144,8 +153,12 @@ void cpu_conv2d(StableValue* stack, uint64_t, uint64_t) {
   check_weight(values, crow, col, index, w);
   ConvArgs args = args_of(x, values, index, w, !x.contiguous());
   const ConvKernel& kernel = kernel_of(w.kernel, args.v);
-  if (!kernel.copies && crow.numel() == 0)
-    throw std::invalid_argument("kernel " + std::string(kernel.name) + ": expected crow and col, got none");
+  if (!kernel.copies && (crow.numel() != args.block_rows() + 1 || col.numel() != values.sizes()[0]))
+    throw std::invalid_argument("kernel " + std::string(kernel.name) + ": expected crow of " +
+                                std::to_string(args.block_rows() + 1) + " and col of " +
+                                std::to_string(values.sizes()[0]) + " entries, got " +
+                                std::to_string(crow.numel()) + " and " + std::to_string(col.numel()));
+  check_places(args);
   Tensor y(reinterpret_cast<StableValue>(empty_map(args, x.dtype_code())));
   if (residual.defined()) check_residual(residual, y, x);
   const Sums sums(y, args.batch, args.n * args.out_height * args.out_width);

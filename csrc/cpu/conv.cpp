@@ -36,11 +36,15 @@ ConvTiling::ConvTiling(const ConvArgs& a, int64_t width, int64_t most)
       tiles_down(ceil_div(rows, most)) {}
 
 ConvPlanes::ConvPlanes(const ConvArgs& a, int64_t tile_rows) : rows(0) {
-  for (int64_t remainder = 0; remainder < a.stride_h; ++remainder) {
+  std::vector<int64_t> remainders;
+  for (int64_t ky = 0; ky < a.kh; ++ky) remainders.push_back(ky * a.dilation_h % a.stride_h);
+  std::sort(remainders.begin(), remainders.end());
+  remainders.erase(std::unique(remainders.begin(), remainders.end()), remainders.end());
+  for (const int64_t remainder : remainders) {
     int64_t high = 0;
     for (int64_t ky = 0; ky < a.kh; ++ky)
       if (ky * a.dilation_h % a.stride_h == remainder) high = ky * a.dilation_h / a.stride_h + tile_rows;
-    if (high) phases.push_back({remainder, rows, high});
+    phases.push_back({remainder, rows, high});
     rows += high;
   }
   of_group = a.kw * rows;
@@ -94,6 +98,9 @@ ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile,
     for (const int32_t tap : planes.taps)
       places.push_back(int32_t(channel * step(tiling.lanes) + tap * tiling.lanes));
 }
+
+ConvTile::~ConvTile() = default;
+ConvPlanes::~ConvPlanes() = default;
 
 void ConvTile::plan_moves(int64_t width) {
   if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * width), -1);

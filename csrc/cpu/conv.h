@@ -77,6 +77,7 @@ struct ConvPlanes {
   std::vector<int32_t> taps;  // where each tap's vectors start in the planes of its channel, in vectors
 
   ConvPlanes(const ConvArgs& a, int64_t tile_rows);
+  ~ConvPlanes();  // one that the compiler made up might be made in an ISA's region, and be taken for all
 };
 
 // A stretch of a strip's lanes that belong to one slot.
@@ -111,6 +112,7 @@ struct ConvTile {
 
   // `places` for so many channels.
   ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile, int64_t channels);
+  ~ConvTile();
   // Floats from one channel's planes to the next's.
   int64_t step(int64_t width) const { return in_place ? a.x_strides.channel : planes.of_group * width; }
   void plan_moves(int64_t width);

@@ -29,10 +29,15 @@ void check_indices(const int32_t* crow, const int32_t* col, int64_t rows, int64_
     if (crow[row] < 0 || crow[row + 1] < crow[row])
       throw std::invalid_argument("crow: expected to rise from 0, got " + std::to_string(crow[row]) +
                                   " and then " + std::to_string(crow[row + 1]));
-  for (int64_t j = 0; j < (rows ? crow[rows] : 0); ++j)
-    if (col[j] < 0 || col[j] >= k)
-      throw std::invalid_argument("col: expected in [0, " + std::to_string(k) + "), got " +
-                                  std::to_string(col[j]));
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t j = crow[row]; j < crow[row + 1]; ++j) {
+      if (col[j] < 0 || col[j] >= k)
+        throw std::invalid_argument("col: expected in [0, " + std::to_string(k) + "), got " +
+                                    std::to_string(col[j]));
+      if (j > crow[row] && col[j] <= col[j - 1])
+        throw std::invalid_argument("col: expected to rise within a block row, got " +
+                                    std::to_string(col[j - 1]) + " and then " + std::to_string(col[j]));
+    }
 }
 
 // The groups with a nonzero, rising; all of them where it would not pay to leave the few dead ones out.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -64,7 +66,8 @@ def fuse_(model: nn.Module) -> FuseReport:
     An ``nn.BatchNorm2d`` in eval mode that directly follows a ``SparseConv2d``, or an ``nn.BatchNorm1d`` a
     ``SparseLinear``, goes into its values and its bias; an ``nn.ReLU`` or ``nn.GELU`` (not of tanh) that
     follows then is applied by the kernel. Who follows whom is read from a symbolic trace of the model
-    (``torch.fx``); a model that cannot be traced is searched for neighbours in its ``nn.Sequential`` instead.
+    (``torch.fx``), which sees no branch on the type of an input; a model that cannot be traced is searched
+    for neighbours in its ``nn.Sequential`` instead, whose members must not be called singly as well.
     Modules that are used in several places are left alone, and so are functions, and what follows a layer
     that is called with a residual.
 
@@ -167,19 +170,36 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
 
 
-def _trace(model: nn.Module) -> fx.Graph:
+def _trace(model: nn.Module, defaults: dict[str, Any] | None = None) -> fx.Graph:
     with _attributes_kept(model):
-        return _Tracer().trace(model)
+        return _Tracer().trace(model, concrete_args=defaults)
+
+
+def _optional_arguments(model: nn.Module) -> dict[str, Any]:
+    """A trace takes every argument as given: what a model does without is seen in a second one."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
 def _neighbours(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[_Follow, str]:
+    optional = _optional_arguments(model)
     try:
-        graph = _trace(model)
+        graphs = [_trace(model), *([_trace(model, optional)] if optional else [])]
     except _TRACING_ERRORS as error:
         words = str(error).splitlines() or [""]
         because = f"a trace of the model failed with {type(error).__name__}: {words[0]}"
         return _in_sequentials(modules), f"in nn.Sequential only, since {because}"
-    return _in_graph(graph), _TRACED
+    return _in_all([_in_graph(graph) for graph in graphs]), _TRACED
+
+
+def _in_all(traces: list[_Follow]) -> _Follow:
+    def follow(name: str) -> tuple[str | None, str]:
+        found = [trace(name) for trace in traces]
+        if any(after != found[0][0] for after, _ in found):
+            return None, "what follows depends on an argument that may be left out"
+        return found[0]
+
+    return follow
 
 
 def _in_graph(graph: fx.Graph) -> _Follow:
@@ -187,27 +207,35 @@ def _in_graph(graph: fx.Graph) -> _Follow:
     for node in graph.nodes:
         if node.op == "call_module":
             calls.setdefault(node.target, []).append(node)
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
 
     def follow(name: str) -> tuple[str | None, str]:
         if len(calls.get(name, ())) != 1:
             return None, f"it is called {len(calls.get(name, ()))} times in the model"
-        node = calls[name][0]
-        if len(node.args) != 1 or node.kwargs:
-            return None, "it is called with a residual, which a norm would scale"
-        users = list(node.users)
-        if len(users) != 1:
-            return None, f"its output goes to {len(users)} places"
-        after = users[0]
-        if after.op == "output":
-            return None, "it is the model's output"
-        if after.op != "call_module" or after.args != (node,) or after.kwargs:
-            target = after.target if isinstance(after.target, str) else after.target.__name__
-            return None, f"{target} follows"
-        if len(calls[after.target]) > 1:
-            return None, f"{after.target}, which follows, is called {len(calls[after.target])} times"
-        return str(after.target), ""
+        if name in read:
+            return None, "the model reads its weight or bias past its forward"
+        after, reason = _only_user(calls[name][0])
+        if after is not None and len(calls[after]) > 1:
+            return None, f"{after}, which follows, is called {len(calls[after])} times"
+        return after, reason
 
     return follow
+
+
+def _only_user(node: fx.Node) -> tuple[str | None, str]:
+    """The module that alone takes what a call of another gives, or why there is none."""
+    if len(node.args) != 1 or node.kwargs:
+        return None, "it is called with a residual, which a norm would scale"
+    users = list(node.users)
+    if len(users) != 1:
+        return None, f"its output goes to {len(users)} places"
+    after = users[0]
+    if after.op == "output":
+        return None, "it is the model's output"
+    if after.op != "call_module" or after.args != (node,) or after.kwargs:
+        target = after.target if isinstance(after.target, str) else after.target.__name__
+        return None, f"{target} follows"
+    return str(after.target), ""
 
 
 def _same_trace(model: nn.Module, chains: list[_Chain]) -> bool:
@@ -244,6 +272,8 @@ def _chain_of(model: nn.Module, modules: dict[str, nn.Module], name: str, follow
     chain = _Chain(name or "(the layer itself)", layer)
     if places[id(layer)] > 1:
         chain.reason = "it stands in several places"
+    elif _is_shared(model, layer):
+        chain.reason = "its values belong to another layer too"
     elif _has_hooks(layer):
         chain.reason = "it has hooks, which may see or change its output"
     current: str | None = name
@@ -262,6 +292,11 @@ def _chain_of(model: nn.Module, modules: dict[str, nn.Module], name: str, follow
     if layer.activation is not None:
         chain.reason = chain.reason or "it has an activation already"
     return chain
+
+
+def _is_shared(model: nn.Module, layer: SparseLayer) -> bool:
+    owned = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    return owned[id(layer.values)] > 1
 
 
 def _why_not(layer: SparseLayer, module: nn.Module, normed: bool) -> str:

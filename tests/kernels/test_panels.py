@@ -124,6 +124,7 @@ def test_indices_that_were_written_are_refused_before_they_are_read() -> None:
     weight = sparse(7, 20, 0.3)
     for name, at, value, words in (
         ("col", 3, 20, r"col: expected in \[0, 20\), got 20"),
+        ("col", 3, 0, "col: expected to rise within a block row"),
         ("crow", 2, 10**6, "crow: expected to rise"),
         ("crow", 7, 10**6, "do not belong"),
     ):

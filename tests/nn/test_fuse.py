@@ -294,3 +294,48 @@ def test_fused_networks_are_copied_saved_and_compiled() -> None:
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         close(compiled(x), want)
         torch._dynamo.reset()
+
+
+class Optional(nn.Module):
+    """What it does depends on an argument that may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.act = nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU()
+
+    def forward(self, x: Tensor, norm: Tensor | None = None) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y if norm is None else self.act(self.bn(y))
+
+
+class Reading(Optional):
+    """Its bias is read past the layer's forward."""
+
+    def forward(self, x: Tensor, norm: Tensor | None = None) -> Tensor:
+        y: Tensor = self.act(self.bn(self.conv(x)))
+        return y * self.conv.bias.sum()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(Optional, "an argument that may be left out"), (Reading, "past its forward")]
+)
+def test_a_model_that_does_more_than_a_chain_is_left_alone(kind: type[nn.Module], words: str) -> None:
+    model = kind().eval()
+    sk.swap_(model, threshold=0.0, block=(1, 1))
+    model.get_submodule("bn").running_mean.fill_(2.0)  # type: ignore[union-attr,operator]
+    x = torch.randn(2, 8, 6, 6)
+    want = model(x)
+    report = sk.fuse_(model)
+    assert words in report.layers[0].reason
+    torch.testing.assert_close(model(x), want)
+
+
+def test_values_that_two_layers_share_are_left_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)).eval()
+    sk.swap_(model, threshold=0.0, block=(1, 1))
+    model[2].values = model[0].values
+    model[1].running_mean.fill_(2.0)  # type: ignore[union-attr,operator]
+    x = torch.randn(2, 8, 6, 6)
+    want = model(x)
+    assert "another layer too" in sk.fuse_(model).layers[0].reason
+    torch.testing.assert_close(model(x), want)

@@ -8,9 +8,11 @@ import pytest
 import torch
 import truth
 from conv_checks import Conv
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv2d as dense_conv2d
 
+import sparsekern as sk
+from sparsekern import _core
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import Choice, Plan, make_plan
 from sparsekern.kernels.table import BY_NAME
@@ -271,3 +273,23 @@ def test_layers_may_be_called_from_many_threads() -> None:
         with ThreadPoolExecutor(4) as pool:
             for got in pool.map(lambda _: problem(problem.x), range(100)):  # noqa: B023
                 assert torch.equal(got, want)
+
+
+def test_the_bare_op_refuses_what_would_be_read_beyond_its_end() -> None:
+    layer = sk.SparseConv2d.from_dense(nn.Conv2d(4, 64, 3), block=(1, 1))
+    x, none = torch.randn(1, 4, 9, 9), torch.empty(0, dtype=torch.int32)
+    sizes = [64, 4, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1]
+
+    def call(crow: Tensor, kernel: int, numbers: list[int]) -> Tensor:
+        y: Tensor = torch.ops.sparsekern.cpu_conv2d(
+            x, layer.values, None, None, crow, layer.col, layer.index, *numbers, kernel, 0
+        )
+        return y
+
+    rows = _core.CONV_KERNELS.index("rows")
+    with torch.no_grad():
+        torch.testing.assert_close(call(none, -1, sizes), call(layer.crow, rows, sizes), rtol=1e-4, atol=1e-4)
+        with pytest.raises((ValueError, RuntimeError), match="expected crow of 65"):
+            call(layer.crow[:1], rows, sizes)
+        with pytest.raises((ValueError, RuntimeError), match="dilation in"):
+            call(layer.crow, -1, [*sizes[:10], 2**62, 1])
