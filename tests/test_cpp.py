@@ -14,7 +14,7 @@ import pytest
 from sparsekern.kernels import cpu, cpu_int8
 
 CASES_OF_ONE_ISA = 9 * 7 * 3 * 2 * 4
-CASES_OF_CONV_OF_ONE_ISA = 11 * (3 * 2 + 2) * 2 * 2 * 2
+CASES_OF_CONV_OF_ONE_ISA = 10 * (3 * 2 + 2) * 2 * 2 * 2 + 3
 CASES_OF_WORDS = 3 * 3 * 8 * 3 * 2
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(map(str, (ROOT / "csrc/cpu").glob("*.cpp")))
