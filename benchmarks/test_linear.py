@@ -8,19 +8,12 @@ the same rivals.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from timed import TINY, time_rival
 
 from sparsekern.cli.bench.cases_linear import LinearCase
 from sparsekern.cli.bench.rivals import RIVALS
-from sparsekern.cli.threads import torch_threads
-
-TINY = os.environ.get("SPARSEKERN_BENCH_TINY") == "1"
-"""Small enough for a test run; the times mean nothing then."""
 
 FULL_SIZE = (
     *(
@@ -35,23 +28,7 @@ FULL_SIZE = (
 CASES = (LinearCase(5, 48, 40, 0.9, (1, 1)), LinearCase(5, 48, 40, 0.9, (16, 1))) if TINY else FULL_SIZE
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with torch_threads(1):
-        yield
-
-
 @pytest.mark.parametrize("rival", RIVALS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_linear(benchmark: BenchmarkFixture, case: LinearCase, rival: str) -> None:
-    tensors = case.tensors()
-    x = tensors[2]
-    with torch.inference_mode():
-        call = case.prepare(rival, tensors)
-        if isinstance(call, str):
-            pytest.skip(f"{rival}: {call}")
-        benchmark.extra_info["error"] = case.truth(tensors).check(call(x), x.dtype)
-        benchmark.group = str(case)
-        benchmark.name = rival
-        result = benchmark.pedantic(call, (x,), rounds=5) if TINY else benchmark(call, x)
-    assert result.shape == (case.m, case.n)
+    time_rival(benchmark, case, rival)

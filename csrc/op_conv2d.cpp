@@ -64,6 +64,9 @@ void check_input(const Tensor& x, const Tensor& values, const Numbers& w) {
        {w.out, w.in, w.kh, w.kw, w.stride_h, w.stride_w, w.dilation_h, w.dilation_w})
     if (least_one < 1 || least_one > INT32_MAX)
       throw std::invalid_argument("expected channels, kernel, stride and dilation in [1, 2^31)");
+  if (w.kh > kMostPanelColumns || w.kw > kMostPanelColumns || w.kh * w.kw > kMostPanelColumns)
+    throw std::invalid_argument("kernel: expected at most " + std::to_string(kMostPanelColumns) +
+                                " taps, got " + std::to_string(w.kh) + " x " + std::to_string(w.kw));
   for (const int64_t pad : {w.top, w.left, w.bottom, w.right})
     if (pad < 0 || pad > INT32_MAX)
       throw std::invalid_argument("padding: expected in [0, 2^31), got " + std::to_string(pad));
@@ -72,20 +75,11 @@ void check_input(const Tensor& x, const Tensor& values, const Numbers& w) {
 // As check_weight of Linear; what crow and col must be depends on the kernel.
 void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& index,
                   const Numbers& w) {
-  if (values.dim() != 3 || values.sizes()[1] < 1 || values.sizes()[2] != 1 || !values.contiguous())
-    throw std::invalid_argument("values: expected contiguous blocks (nnz, V, 1), got " +
-                                words_of_shape(values));
-  for (const Tensor* each : {&crow, &col, &index})
-    if (!each->is_int32() || !each->contiguous())
-      throw std::invalid_argument("crow, col and index: expected contiguous torch.int32, got " +
-                                  each->dtype());
-  const int64_t v = values.sizes()[1], blocks = values.sizes()[0], words = index.numel();
-  const auto* header = index.data<PanelHeader>();
-  const bool fine = words >= int64_t(sizeof(PanelHeader) / sizeof(int32_t)) && header->n == w.out &&
-                    header->taps == w.kh * w.kw && header->k == w.in * header->taps && header->v == v &&
-                    header->blocks == blocks && header->panel_groups == conv_panel_groups(w.kh, w.kw) &&
-                    header->panel_rows == kConvPanelRows && PanelIndex::words_of(*header) == words;
-  if (!fine)
+  check_blocks(values, crow, col, index);
+  const int64_t taps = w.kh * w.kw;
+  const PanelShape shape{w.out,         w.in * taps, values.sizes()[1], taps, conv_panel_groups(w.kh, w.kw),
+                         kConvPanelRows};
+  if (!is_index_of(index, shape, values.sizes()[0]))
     throw std::invalid_argument("crow, col and index do not belong to values " + words_of_shape(values) +
                                 " of a weight " + words_of(w));
 }
@@ -163,18 +157,14 @@ void cpu_conv2d(StableValue* stack, uint64_t, uint64_t) {
   if (residual.defined()) check_residual(residual, y, x);
   const Sums sums(y, args.batch, args.n * args.out_height * args.out_width);
   if (y.numel() != 0) {
-    const Floats input(x), terms(bias), added(residual);
-    args.x = input.data, args.bias = terms.data, args.residual = added.data, args.y = sums.data();
+    const Floats input(x), added(residual);
+    std::optional<Rows> terms;
+    if (bias.defined()) args.bias = terms.emplace(bias, w.out).data;
+    args.x = input.data, args.residual = added.data, args.y = sums.data();
     const PanelIndex packed{const_cast<int32_t*>(args.panels)};
     args.crow = crow.numel() ? crow.data<int32_t>() : nullptr;
     args.col = packed.compact() ? packed.compact() : col.data<int32_t>();
-    if (kernel.copies) {
-      run_on_copy(kernel, args, values);
-    } else {
-      const Floats weights(values);
-      args.values = weights.data;
-      run(kernel, args);
-    }
+    run_on_values(kernel, args, values);
     sums.write();
   }
   stack[0] = y.release();

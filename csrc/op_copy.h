@@ -1,5 +1,5 @@
-// What the ops share about tensors in other forms: 16-bit floats as float32, and the copy of the values that
-// an index holds.
+// What the ops over blocks share: their checks, 16-bit floats as float32, and the copy of the values that an
+// index holds.
 #pragma once
 
 #include <memory>
@@ -65,6 +65,27 @@ inline uint64_t checksum_of(const Tensor& values) {
   return current_isa->checksum(values.data<char>(), size_t(values.numel()) * size);
 }
 
+// Of blocks (nnz, V, 1) and their indices: that they are what a kernel reads without looking.
+inline void check_blocks(const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& index) {
+  if (values.dim() != 3 || values.sizes()[1] < 1 || values.sizes()[2] != 1 || !values.contiguous())
+    throw std::invalid_argument("values: expected contiguous blocks (nnz, V, 1), got " +
+                                words_of_shape(values));
+  for (const Tensor* each : {&crow, &col, &index})
+    if (!each->is_int32() || !each->contiguous())
+      throw std::invalid_argument("crow, col and index: expected contiguous torch.int32, got " +
+                                  each->dtype());
+}
+
+// Whether an index was made for a weight of this shape with so many blocks.
+inline bool is_index_of(const Tensor& index, const PanelShape& shape, int64_t blocks) {
+  const int64_t words = index.numel();
+  if (words < int64_t(sizeof(PanelHeader) / sizeof(int32_t))) return false;
+  const PanelHeader& header = *index.data<PanelHeader>();
+  return header.n == shape.n && header.k == shape.k && header.v == shape.v && header.blocks == blocks &&
+         header.taps == shape.taps && header.panel_groups == shape.panel_groups &&
+         header.panel_rows == shape.panel_rows && PanelIndex::words_of(header) == words;
+}
+
 // Kernels over panels multiply with their own copy of the values. The copy is compared before every product,
 // and others may be using it meanwhile: readers share the lock, who finds it stale mends it alone.
 template <class Kernel, class Args>
@@ -82,6 +103,15 @@ void run_on_copy(const Kernel& kernel, Args& args, const Tensor& values) {
     header.checksum = checksum;
     header.packed = checksum_of(values) == checksum;  // written meanwhile: the copy is of nobody knows what
   }
+  run(kernel, args);
+}
+
+// Runs a kernel on its copy of the values, or on the values where they lie.
+template <class Kernel, class Args>
+void run_on_values(const Kernel& kernel, Args& args, const Tensor& values) {
+  if (kernel.copies) return run_on_copy(kernel, args, values);
+  const Floats weights(values);
+  args.values = weights.data;
   run(kernel, args);
 }
 

@@ -23,22 +23,14 @@ namespace {
 // What the indices say was checked when the weight was made.
 void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& index, int64_t n,
                   int64_t k) {
-  if (n < 0 || k < 0 || values.dim() != 3 || values.sizes()[1] < 1 || values.sizes()[2] != 1 ||
-      !values.contiguous())
-    throw std::invalid_argument("values: expected contiguous blocks (nnz, V, 1), got " +
-                                words_of_shape(values));
-  for (const Tensor* each : {&crow, &col, &index})
-    if (!each->is_int32() || !each->contiguous())
-      throw std::invalid_argument("crow, col and index: expected contiguous torch.int32, got " +
-                                  each->dtype());
-  const int64_t v = values.sizes()[1], words = index.numel();
-  const auto* header = index.data<PanelHeader>();
-  const bool indexed = words >= int64_t(sizeof(PanelHeader) / sizeof(int32_t)) && header->n == n &&
-                       header->k == k && header->v == v && header->blocks == values.sizes()[0] &&
-                       header->taps == 1 && header->panel_rows == kPanelRows &&
-
-                       PanelIndex::words_of(*header) == words;
-  if (crow.numel() != (n + v - 1) / v + 1 || col.numel() != values.sizes()[0] || (words != 0 && !indexed))
+  if (n < 0 || k < 0)
+    throw std::invalid_argument("n and k: expected at least 0, got " + std::to_string(n) + " and " +
+                                std::to_string(k));
+  check_blocks(values, crow, col, index);
+  const int64_t v = values.sizes()[1], blocks = values.sizes()[0];
+  const bool indexed =
+      index.numel() == 0 || is_index_of(index, {n, k, v, 1, kPanelColumns, kPanelRows}, blocks);
+  if (crow.numel() != (n + v - 1) / v + 1 || col.numel() != blocks || !indexed)
     throw std::invalid_argument("crow, col and index do not belong to values " + words_of_shape(values) +
                                 " of a weight (" + std::to_string(n) + ", " + std::to_string(k) + ")");
 }
@@ -84,15 +76,7 @@ void cpu_linear(StableValue* stack, uint64_t, uint64_t) {
   Tensor y(reinterpret_cast<StableValue>(empty_like_rows(x, n)));
   const Sums sums(y, args.m, n);
   args.y = sums.data();
-  if (args.m == 0 || n == 0) {
-    // nothing to compute
-  } else if (kernel.copies) {
-    run_on_copy(kernel, args, values);
-  } else {
-    const Floats weights(values);
-    args.values = weights.data;
-    run(kernel, args);
-  }
+  if (args.m != 0 && n != 0) run_on_values(kernel, args, values);
   sums.write();
   stack[0] = y.release();
 }

@@ -3,9 +3,6 @@ kernels broken on purpose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import truth
 from torch import Tensor, nn
@@ -146,13 +143,3 @@ def derivatives(conv: nn.Conv2d, x: Tensor, grad: Tensor, absolute: bool = False
     leaves = (x.double().requires_grad_(), weight.requires_grad_())
     y = conv._conv_forward(*leaves, None)
     return torch.autograd.grad(y, leaves, grad.double())
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

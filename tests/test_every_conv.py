@@ -15,10 +15,10 @@ from conv_checks import (
     check_gradients,
     check_outputs,
     lying_as,
-    threads,
 )
 
 from sparsekern import _core
+from sparsekern.cli.threads import torch_threads
 from sparsekern.kernels import Kernel, Problem
 from sparsekern.kernels.reference import conv2d as reference
 from sparsekern.kernels.table import BY_NAME as TABLE
@@ -153,7 +153,7 @@ def test_threads_and_repeats_give_the_same_bits(case: truth.ConvCase, isa: str) 
             packed = conv.packed(backend)
             want = backend.run(x, packed)
             for count in (1, 2, 4):
-                with threads(count):
+                with torch_threads(count):
                     for _ in range(2):
                         assert torch.equal(backend.run(x, packed), want)
 

@@ -124,13 +124,12 @@ void ConvTile::add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t 
     if (low >= high || row < 0 || row >= a.height) continue;
     const int64_t from = piece.image * a.x_strides.image + row * a.x_strides.row +
                          (column + low * a.stride_w) * a.x_strides.column;
-    parts.push_back({int32_t(to + piece.lane + low), int32_t(high - low), from});
     idle -= high - low;
+    if (lanes.empty()) parts.push_back({int32_t(to + piece.lane + low), int32_t(high - low), from});
     for (int64_t i = 0; !lanes.empty() && i < high - low; ++i)
       lanes[size_t(to + piece.lane + low + i)] = from + i * a.stride_w * a.x_strides.column;
   }
-  if (idle == width) empty.push_back(to);
-  if (idle > 0 && idle < width) zeros.push_back(to);
+  if (idle > 0) zeros.push_back(to);
   if (idle == 0 && parts.size() == before + 1) {
     whole.push_back(parts.back());
     parts.pop_back();

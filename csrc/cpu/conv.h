@@ -102,9 +102,9 @@ struct ConvTile {
   int64_t row0, rows;  // of the slots
   ConvPlanes planes;
   std::vector<ConvPiece> pieces;
-  // What fills the planes of a channel. Where moves leave lanes of a vector out, zeros go first: padding must
-  // be zero, and what lay in idle lanes may be a subnormal, which takes a core long.
-  std::vector<int32_t> empty, zeros;   // vectors, in floats, that no move or that parts go to
+  // What fills the planes of a channel of NCHW. Where moves leave lanes of a vector out, zeros go first:
+  // padding must be zero, and what lay in idle lanes may be a subnormal, which takes a core long.
+  std::vector<int32_t> zeros;          // vectors, in floats
   std::vector<ConvMove> whole, parts;  // of whole vectors; of some lanes
   const float* in_place;  // of a 1 x 1 convolution whose vectors lie in x as they are wanted: there; or null
   std::vector<int64_t> lanes;   // for channels last: of every vector, where each lane is behind x, or -1

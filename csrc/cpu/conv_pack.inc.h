@@ -9,7 +9,6 @@ inline void pack_channels(const ConvTile& tile, const int32_t* live, int64_t cha
   for (int i = 0; i < W; ++i) steps[i] = int32_t(i * a.stride_w);
   for (int64_t i = 0; i < channels; ++i, packed += tile.planes.of_group * W) {
     const float* x = a.x + live[i] * a.x_strides.channel;
-    for (const int32_t to : tile.empty) Vec::store(packed + to, Vec::zero());
     for (const int32_t to : tile.zeros) Vec::store(packed + to, Vec::zero());
     if (a.stride_w == 1) {
       for (const ConvMove& move : tile.whole) Vec::store(packed + move.to, Vec::load(x + move.from));

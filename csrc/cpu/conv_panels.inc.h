@@ -28,11 +28,10 @@ struct ConvPanels {
   static int64_t panels_at_once(const ConvArgs& a) {
     return a.x_strides.column == 1 ? 1 : index_of(a).panels();
   }
-  static int64_t panel_floats(const ConvArgs& a, int64_t rows) {
-    return index_of(a).header().panel_groups * ConvPlanes(a, rows).of_group * Vec::width;
-  }
   static size_t scratch_floats(const ConvArgs& a) {
-    return size_t(sum_floats(a) + panels_at_once(a) * panel_floats(a, most_rows(a)));
+    const int64_t of_panel =
+        index_of(a).header().panel_groups * ConvPlanes(a, most_rows(a)).of_group * Vec::width;
+    return size_t(sum_floats(a) + panels_at_once(a) * of_panel);
   }
 
   // What one panel adds to the sums of the outputs of one row block.

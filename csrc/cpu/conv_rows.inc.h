@@ -40,11 +40,11 @@ struct ConvRows {
     const ConvArgs a = with_full_rows(args, Vec::width);
     const ConvTiling how = tiling(a);
     const PanelIndex index = index_of(a);
+    float* const planes = scratch + sum_floats(a);
     const auto cut = [&](int64_t chunk) { return chunk_begin(a, chunk); };
     for_each_tile(a, begin, end, cut, [&](int64_t number, int64_t first, int64_t last) {
       const ConvTile tile(a, how, number, index.header().live);
-      const float* packed =
-          planes_of<Vec>(tile, index.live(), 0, index.header().live, scratch + sum_floats(a));
+      const float* packed = planes_of<Vec>(tile, index.live(), 0, index.header().live, planes);
       for (int64_t from = first; from < last; from += flush_rows(a)) {
         const int64_t to = from + flush_rows(a) < last ? from + flush_rows(a) : last;
         prefetch_outputs(tile, from * a.v, to * a.v < a.n ? to * a.v : a.n);

@@ -80,7 +80,7 @@ class _Conv2d(reference._Conv2d):
         y: Tensor = _conv2d(
             x,
             values,
-            None if bias is None else bias.contiguous(),
+            bias,
             None if residual is None else residual.contiguous(memory_format=layout),
             crow,
             col,

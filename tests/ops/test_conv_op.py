@@ -293,3 +293,20 @@ def test_the_bare_op_refuses_what_would_be_read_beyond_its_end() -> None:
             call(layer.crow[:1], rows, sizes)
         with pytest.raises((ValueError, RuntimeError), match="dilation in"):
             call(layer.crow, -1, [*sizes[:10], 2**62, 1])
+
+
+def test_the_bare_op_reads_a_bias_by_its_strides() -> None:
+    conv = nn.Conv2d(4, 8, 3)
+    layer, x, bias = sk.SparseConv2d.from_dense(conv, block=(1, 1)), torch.randn(1, 4, 9, 9), torch.randn(16)
+    with torch.no_grad():
+        got = torch.ops.sparsekern.cpu_conv2d(
+            x,
+            layer.values,
+            bias[::2],
+            None,
+            layer.crow,
+            layer.col,
+            layer.index,
+            *(8, 4, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1, -1, 0),
+        )
+        torch.testing.assert_close(got, dense_conv2d(x, conv.weight, bias[::2]))
