@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from sparsekern.kernels import cpu
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # read when Triton is imported, which is when a kernel of it is loaded
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparsekern.formats.block_sparse import INT32_MAX
 from sparsekern.kernels.select import Kernel, Problem
+from sparsekern.kernels.triton.launch import BLOCK_SIDES
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -52,6 +53,20 @@ def _refuse_cpu_conv(problem: Problem) -> str | None:
     return None
 
 
+def _refuse_triton(problem: Problem) -> str | None:
+    if problem.device != "cuda":
+        return f"runs on CUDA devices, the weight is on {problem.device}"
+    if "triton" not in problem.features:
+        return "needs Triton, which is not installed: pip install triton"
+    if int(problem.arch.removeprefix("sm_")) < 80:
+        return f"needs a GPU of compute capability 8.0 or newer, got {problem.arch}"
+    if problem.dtype not in _DTYPES:
+        return f"takes {', '.join(_DTYPES)}, got {problem.dtype}"
+    if not set(problem.block) <= set(BLOCK_SIDES):
+        return f"takes blocks with sides of {', '.join(map(str, BLOCK_SIDES))}, got {problem.block}"
+    return None
+
+
 def _refuse_nothing(problem: Problem) -> str | None:
     return None
 
@@ -59,6 +74,7 @@ def _refuse_nothing(problem: Problem) -> str | None:
 KERNELS = (
     Kernel("cpu_linear", "linear", "sparsekern.kernels.cpu:linear", _refuse_cpu),
     Kernel("cpu_linear_pairs", "linear", "sparsekern.kernels.cpu_pairs:linear", _refuse_pairs),
+    Kernel("triton_linear", "linear", "sparsekern.kernels.triton.bsr_linear:linear", _refuse_triton),
     Kernel("reference_linear", "linear", "sparsekern.kernels.reference:linear", _refuse_nothing),
     Kernel("cpu_conv2d", "conv2d", "sparsekern.kernels.cpu_conv:conv2d", _refuse_cpu_conv),
     Kernel("reference_conv2d", "conv2d", "sparsekern.kernels.reference:conv2d", _refuse_nothing),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -292,6 +293,9 @@ def _problem(
         from sparsekern.kernels import cpu
 
         arch, features = cpu.isa(), cpu.features()
+    elif device == "cuda":
+        arch = "sm_{}{}".format(*torch.cuda.get_device_capability(values.device))
+        features = ("triton",) if find_spec("triton") else ()
     dtype = str(values.dtype).removeprefix("torch.")
     if geometry is None:
         return Problem("linear", device, arch, dtype, block, rows, *shape, density, features)
