@@ -38,6 +38,14 @@ def add_bias(acc, bias, outputs, n, HAS_BIAS: tl.constexpr):
 
 
 @triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+    """``acc + a @ b`` in float32. ``WIDEN`` is for the interpreter, whose bfloat16 are integers."""
+    if WIDEN:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision=PRECISION)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
 def tile_of(t, m_tiles, block_rows, order, GROUP: tl.constexpr):
     """(block row, tile of rows) of the ``t``-th tile: ``GROUP`` tiles of rows go through all block rows."""
     group = t // (GROUP * block_rows)
@@ -70,6 +78,7 @@ def product_tma(
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
     """The product through tensor descriptors: Hopper's copy engine fetches tiles and fills edges with zeros.
 
@@ -91,7 +100,7 @@ def product_tma(
                 w = values.load([tl.load(slot + j) * DEEP + part, 0])
             else:
                 w = values.load([j * WIDE, part]).T
-            acc = tl.dot(a, w, acc, input_precision=PRECISION)
+            acc = dot(a, w, acc, PRECISION, WIDEN)
         acc = add_bias(acc, bias, row * WIDE + tl.arange(0, WIDE), n, HAS_BIAS)
         y.store([first, row * WIDE], activate(acc, ACTIVATION).to(y.dtype))
 
@@ -152,6 +161,7 @@ def product_pointers(
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
     """The product through addresses, for GPUs before Hopper and for rows that no descriptor takes.
 
@@ -174,7 +184,7 @@ def product_pointers(
             a, w = block_step(
                 x_rows, row_mask, values, col, slot, j, end, term, wide, k, WIDE, DEEP, TRANSPOSED
             )
-            acc = tl.dot(a, w, acc, input_precision=PRECISION)
+            acc = dot(a, w, acc, PRECISION, WIDEN)
         outputs = row * WIDE + wide
         acc = add_bias(acc, bias, outputs, n, HAS_BIAS)
         mask = row_mask[:, None] & (outputs < n)[None, :]
@@ -209,6 +219,7 @@ def product_few(
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
     """The product for few rows of x, where reading the weights is all the work.
 
@@ -231,7 +242,7 @@ def product_few(
         j = begin + (step + lane) // DEEP
         term = (step + lane) % DEEP
         a, w = block_step(x_rows, row_mask, values, col, slot, j, end, term, wide, k, WIDE, DEEP, TRANSPOSED)
-        acc = tl.dot(w.T, a.T, acc, input_precision=PRECISION)
+        acc = dot(w.T, a.T, acc, PRECISION, WIDEN)
     outputs = row * WIDE + wide
     sums = acc.T
     if SPLIT == 1:
@@ -287,6 +298,7 @@ def values_gradient(
     STAGES: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
     """gradᵀ x at the stored blocks only: CHUNK blocks of one block row share the rows' gradients.
 
@@ -306,7 +318,7 @@ def values_gradient(
     first = part * share
     acc = tl.zeros((OUT, CHUNK * IN), tl.float32)
     for step in tl.range(first, min(first + share, m), STEP, num_stages=STAGES):
-        rows = step.to(tl.int64) + tl.arange(0, STEP)
+        rows = step + tl.arange(0, STEP).to(tl.int64)
         row_mask = (rows < m)[:, None]
         up = tl.load(
             grad + (rows * grad_stride)[:, None] + outputs[None, :],
@@ -316,6 +328,6 @@ def values_gradient(
         a = tl.load(
             x + (rows * x_stride)[:, None] + column[None, :], mask=row_mask & here_column[None, :], other=0.0
         )
-        acc = tl.dot(up.T, a, acc, input_precision=PRECISION)
+        acc = dot(up.T, a, acc, PRECISION, WIDEN)
     to += (part * blocks + j).to(tl.int64)[None, :] * (OUT * IN) + out[:, None] * IN + (lane % IN)[None, :]
     tl.store(to, acc.to(to.dtype.element_ty), mask=here[None, :] & (out >= 0)[:, None])

@@ -79,6 +79,7 @@ def product(
         "HAS_BIAS": bias is not None,
         "ACTIVATION": activation,
         "PRECISION": precision(x.dtype),
+        "WIDEN": INTERPRETED,
         "num_warps": launch.warps,
     }
     _LAUNCHERS[launch.kernel](x, matrix, y, bias, launch, meta)
@@ -195,6 +196,7 @@ def values_gradient(grad: Tensor, x: Tensor, weight: PackedWeight, launch: Launc
         STAGES=launch.stages,
         SPLIT=launch.split,
         PRECISION=precision(x.dtype),
+        WIDEN=INTERPRETED,
         num_warps=launch.warps,
     )
     if launch.split > 1:
