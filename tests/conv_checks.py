@@ -11,6 +11,7 @@ from sparsekern.formats import BlockSparse
 from sparsekern.kernels import KERNELS, Choice, Kernel, Problem, cpu_conv, make_plan
 from sparsekern.kernels.select import ConvBackend, PackedConv
 from sparsekern.kernels.table import BY_NAME
+from sparsekern.masks import as_matrix
 from sparsekern.nn import SparseConv2d
 from sparsekern.nn.layer import problem_of
 from sparsekern.ops import conv2d
@@ -37,7 +38,7 @@ class Conv:
 
     def __init__(self, case: truth.ConvCase, dtype: torch.dtype, bias: bool = True) -> None:
         self.dense = case.conv(dtype, bias)
-        self.weight = BlockSparse.from_dense(self.dense.weight.flatten(1), case.block)
+        self.weight = BlockSparse.from_dense(as_matrix(self.dense.weight.detach(), case.block), case.block)
         self.geometry = SparseConv2d.geometry_of(self.dense)
 
     def kernels(self) -> list[Kernel]:
@@ -133,8 +134,8 @@ def check_gradients(kernel: Kernel, case: truth.ConvCase, dtype: torch.dtype, ba
     spread = truth.off_by(up.abs().sum((0, 2, 3)), grad[:, 0].numel() + 2, dtype)
     truth.assert_close(to_bias, up.sum((0, 2, 3)), spread)
     dense = BlockSparse.trusted(weight.shape, weight.crow, weight.col, to_values.double()).to_dense()
-    want = torch.where(weight.mask(), want_weight.flatten(1), 0.0)
-    truth.assert_close(dense, want, room_weight.flatten(1))
+    want = torch.where(weight.mask(), as_matrix(want_weight, weight.block), 0.0)
+    truth.assert_close(dense, want, as_matrix(room_weight, weight.block))
 
 
 def derivatives(conv: nn.Conv2d, x: Tensor, grad: Tensor, absolute: bool = False) -> tuple[Tensor, Tensor]:

@@ -150,9 +150,13 @@ class ConvCase:
         how = (self.stride, self.padding, self.dilation, self.groups, bias, self.mode)
         conv = nn.Conv2d(self.in_, self.out, self.kernel, *how, dtype=dtype)
         n, k = self.out, conv.weight[0].numel()
-        weight = masked_weight(n, k, self.pattern or self.block, self.sparsity, generator)
+        high, wide = self.pattern or self.block
+        weight = masked_weight(n, k, (high, wide), self.sparsity, generator)
+        out, inner, kh, kw = conv.weight.shape
+        if high > 1 and wide > 1 and wide % (kh * kw):  # blocks of channels at one place of the kernel
+            weight = weight.view(out, kh, kw, inner).permute(0, 3, 1, 2)
         with torch.no_grad():
-            conv.weight.copy_(weight.view_as(conv.weight))
+            conv.weight.copy_(weight.reshape(conv.weight.shape))
             if conv.bias is not None:
                 conv.bias.copy_(torch.randn(n, generator=generator, dtype=torch.float64))
         return conv.requires_grad_(False)

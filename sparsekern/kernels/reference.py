@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels.select import ConvGeometry, PackedConv, PackedWeight, memory_format_of
+from sparsekern.masks import as_matrix, as_weight
 
 
 class _Linear:
@@ -62,7 +63,7 @@ class _Conv2d:
         to_padded, to_weight, _ = torch.ops.aten.convolution_backward(
             grad,
             padded,
-            matrix.to_dense().reshape(g.weight_shape),
+            as_weight(matrix.to_dense(), g.weight_shape, matrix.block),
             None,
             (g.stride_h, g.stride_w),
             padding,
@@ -75,7 +76,7 @@ class _Conv2d:
         if wanted[0] and padded is not x:
             high, wide = x.shape[2:]
             to_padded = to_padded[:, :, g.pad_top : g.pad_top + high, g.pad_left : g.pad_left + wide]
-        return to_padded, matrix.sample(to_weight.flatten(1)) if wanted[1] else None
+        return to_padded, matrix.sample(as_matrix(to_weight, matrix.block)) if wanted[1] else None
 
     def variant(self, weight: PackedConv) -> str:
         return "dense"
@@ -83,8 +84,8 @@ class _Conv2d:
 
 def conv2d_of(x: Tensor, weight: PackedConv, activation: str | None, residual: Tensor | None) -> Tensor:
     """``activation(conv(x) + bias + residual)`` of the dense weight, in torch's functions alone."""
-    g = weight.geometry
-    dense = _Conv2d._matrix(weight).to_dense().reshape(g.weight_shape)
+    g, matrix = weight.geometry, _Conv2d._matrix(weight)
+    dense = as_weight(matrix.to_dense(), g.weight_shape, matrix.block)
     strides, dilation = (g.stride_h, g.stride_w), (g.dilation_h, g.dilation_w)
     padded, padding = _padded(x, g)
     y = torch.nn.functional.conv2d(padded, dense, weight.bias, strides, padding, dilation, g.groups)

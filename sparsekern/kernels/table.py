@@ -67,6 +67,22 @@ def _refuse_triton(problem: Problem) -> str | None:
     return None
 
 
+def _refuse_triton_conv(problem: Problem) -> str | None:
+    if reason := _refuse_triton(problem):
+        return reason
+    (high, wide), taps, groups = problem.block, problem.taps, problem.groups
+    channels = problem.k // taps
+    if taps > 1 and wide % taps == 0:
+        return f"takes blocks of channels at one place of the kernel, got {problem.block} for {taps} taps"
+    if channels % wide:
+        return f"takes blocks that divide a group's {channels} input channels, got {problem.block}"
+    if groups > 1 and problem.n // groups % high:
+        return (
+            f"takes blocks that divide a group's {problem.n // groups} output channels, got {problem.block}"
+        )
+    return None
+
+
 def _refuse_nothing(problem: Problem) -> str | None:
     return None
 
@@ -77,6 +93,7 @@ KERNELS = (
     Kernel("triton_linear", "linear", "sparsekern.kernels.triton.bsr_linear:linear", _refuse_triton),
     Kernel("reference_linear", "linear", "sparsekern.kernels.reference:linear", _refuse_nothing),
     Kernel("cpu_conv2d", "conv2d", "sparsekern.kernels.cpu_conv:conv2d", _refuse_cpu_conv),
+    Kernel("triton_conv2d", "conv2d", "sparsekern.kernels.triton.bsr_conv2d:conv2d", _refuse_triton_conv),
     Kernel("reference_conv2d", "conv2d", "sparsekern.kernels.reference:conv2d", _refuse_nothing),
 )
 

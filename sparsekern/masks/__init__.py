@@ -6,7 +6,7 @@ rectangle, `block = (out, in)`; see `sparsekern.masks.blocks`.
 
 from __future__ import annotations
 
-from sparsekern.masks.blocks import expand, fit_block, grid, pool
+from sparsekern.masks.blocks import as_matrix, as_weight, expand, fit_block, grid, pool
 from sparsekern.masks.masked import (
     Masked,
     dense_state,
@@ -21,6 +21,8 @@ from sparsekern.masks.torch_prune import from_torch_prune_, to_torch_prune_
 
 __all__ = [
     "Masked",
+    "as_matrix",
+    "as_weight",
     "dense_state",
     "expand",
     "fit_block",

@@ -14,7 +14,7 @@ from sparsekern.formats import BlockSparse
 from sparsekern.kernels import KERNELS, Problem, make_plan, select
 from sparsekern.kernels.cost import relative_cost
 from sparsekern.kernels.select import ACTIVATIONS, ConvGeometry
-from sparsekern.masks import fit_block, masks_of, pool
+from sparsekern.masks import as_matrix, as_weight, fit_block, masks_of, pool
 
 Block = tuple[int, int]
 _Self = TypeVar("_Self", bound="SparseLayer")
@@ -112,8 +112,8 @@ class SparseLayer(nn.Module):
             )
         if block is None:
             block = cls._cheapest_block(dense, weight, mask)
-        mask = mask.flatten(1)
-        matrix = BlockSparse.from_dense(weight.flatten(1), block, mask)
+        mask = as_matrix(mask, block)
+        matrix = BlockSparse.from_dense(as_matrix(weight, block), block, mask)
         layer = cls._around(matrix, dense, _kept(matrix, mask))
         _carry_attributes(dense, layer)
         layer.values.requires_grad_(any(p.requires_grad for p in _weights(dense)))
@@ -178,7 +178,7 @@ class SparseLayer(nn.Module):
         """bool of the dense weight's shape: where the weight is alive, zero or not."""
         alive = torch.ones_like(self.values) if self.kept is None else self.kept.to(self.values.dtype)
         dense = BlockSparse.trusted(self._matrix_shape, self.crow, self.col, alive).to_dense() != 0
-        return dense.reshape(self._weight_shape)
+        return as_weight(dense, self._weight_shape, self.block)
 
     @property
     def block(self) -> Block:
@@ -188,7 +188,7 @@ class SparseLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dense weight, made anew on each access."""
-        return self.matrix.to_dense().reshape(self._weight_shape)
+        return as_weight(self.matrix.to_dense(), self._weight_shape, self.block)
 
     @property
     def sparsity(self) -> float:
@@ -244,7 +244,7 @@ class SparseLayer(nn.Module):
         if dense is not None and stored is None:
             if tuple(dense.shape) != self._weight_shape:
                 raise ValueError(f"{prefix}weight: expected {self._weight_shape}, got {tuple(dense.shape)}")
-            matrix = BlockSparse.from_dense(dense.to(self.values).flatten(1), self.block)
+            matrix = BlockSparse.from_dense(as_matrix(dense.to(self.values), self.block), self.block)
             kept = _kept(matrix, matrix.to_dense() != 0)
         elif stored is not None:
             crow, col = (state_dict.get(prefix + name, getattr(self, name)) for name in ("crow", "col"))

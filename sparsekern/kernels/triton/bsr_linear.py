@@ -313,7 +313,7 @@ class _Linear:
     def pack(self, weight: BlockSparse) -> Tensor:
         """What ``bsr_index.py`` describes."""
         inner = weight.block[1]
-        return make_index(weight.crow, weight.col, -(-weight.shape[1] // inner), inner)
+        return make_index(weight.crow, weight.col, inner, -(-weight.shape[1] // inner))
 
     def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
         """Outside of the compiler the launcher is called as it is: an op in Python costs microseconds."""

@@ -88,6 +88,8 @@ class Launch:
         limit = SHARED.get(task.arch, SHARED_ELSEWHERE) * 1024
         if self.shared_bytes(task) > limit:
             return f"needs {self.shared_bytes(task)} bytes of shared memory, {task.arch} has {limit}"
+        if self.kernel in ("tma", "few") and task.kind.startswith("conv2d"):
+            return f"convolutions are computed by addresses, not by {self.kernel!r}"
         if self.kernel == "tma" and task.major < 9:
             return f"tensor descriptors need sm_90 or newer, got {task.arch}"
         if self.kernel == "tma" and not task.aligned:
@@ -120,7 +122,7 @@ def default(task: Task) -> Launch:
     """A launch for a task that nobody tuned: it fits the device, and is not claimed to be the fastest."""
     if task.kind.endswith("_values"):
         return _default_values(task)
-    if task.m <= FEW:
+    if task.m <= FEW and task.kind.startswith("linear"):
         return _default_few(task)
     rows, warps, stages, persistent = _TILES[
         max(key for key in _TILES if key <= (min(task.major, 10), task.wide))
