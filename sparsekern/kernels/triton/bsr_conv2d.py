@@ -8,10 +8,13 @@ and computed as one. The kernels are in ``conv_kernels.py``; here are launchers,
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels.select import ACTIVATIONS, ConvGeometry, PackedConv, PackedWeight, memory_format_of
@@ -70,9 +73,30 @@ def _launch(
     g, order = weight.geometry, lists[-1]
     channels = x.shape[1] // g.groups
     if launch is None:
-        k = channels * g.kh * g.kw
         kind = "conv2d_input" if transposed else "conv2d"
-        launch = choose(task_of(kind, _pixels(x), wide, deep, (positions, n, k), weight.col.numel()))
+        task = task_of(
+            kind, _pixels(x), wide, deep, (positions, n, channels * g.kh * g.kw), weight.col.numel()
+        )
+        launch = choose(task._replace(aligned=takes_boxes(x, weight, n) and task.blocks > 0))
+    blocks = (n, order.numel(), order.numel() // g.groups, -(-channels // deep))
+    meta = {
+        "KW": g.kw,
+        "WIDE": wide,
+        "DEEP": deep,
+        "STEP": launch.step,
+        "GROUP": launch.group,
+        "STAGES": launch.stages,
+        "TRANSPOSED": transposed,
+        "HAS_BIAS": bias is not None,
+        "HAS_RESIDUAL": residual is not None,
+        "ACTIVATION": activation,
+        "PRECISION": precision(x.dtype),
+        "WIDEN": INTERPRETED,
+        "num_warps": launch.warps,
+    }
+    if launch.kernel == "tma":
+        _launch_tma(tensors, weight, lists, blocks, launch, meta)
+        return
     conv_kernels.conv_product[(-(-positions // launch.rows) * order.numel(),)](
         x,
         weight.values,
@@ -80,23 +104,72 @@ def _launch(
         bias,
         residual,
         *lists,
-        *(positions, n, order.numel(), order.numel() // g.groups, -(-channels // deep), channels),
+        *(positions, *blocks, channels),
         *_sizes(x, y, g),
-        KW=g.kw,
-        WIDE=wide,
-        DEEP=deep,
         ROWS=launch.rows,
-        STEP=launch.step,
-        GROUP=launch.group,
-        STAGES=launch.stages,
-        TRANSPOSED=transposed,
-        HAS_BIAS=bias is not None,
-        HAS_RESIDUAL=residual is not None,
-        ACTIVATION=activation,
-        PRECISION=precision(x.dtype),
-        WIDEN=INTERPRETED,
-        num_warps=launch.warps,
+        **meta,
     )
+
+
+def _launch_tma(
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    weight: PackedConv,
+    lists: tuple[Tensor, ...],
+    blocks: tuple[int, ...],
+    launch: Launch,
+    meta: dict[str, Any],
+) -> None:
+    x, y, bias, residual = tensors
+    g, wide, step = weight.geometry, meta["WIDE"], launch.step
+    box = box_of(launch.rows, y.shape[0], *y.shape[2:])
+    tiles = [-(-size // side) for size, side in zip((y.shape[0], *y.shape[2:]), box, strict=True)]
+    values = weight.values.view(-1, weight.values.shape[2])
+    conv_kernels.conv_product_tma[(math.prod(tiles) * blocks[1],)](
+        _descriptor(x, [*box, step]),
+        TensorDescriptor.from_tensor(values, [step, wide] if meta["TRANSPOSED"] else [wide, step]),
+        _descriptor(y, [*box, wide]),
+        bias,
+        None if residual is None else _descriptor(residual, [*box, wide]),
+        *lists,
+        *tiles,
+        *blocks,
+        *(g.pad_top, g.pad_left, g.dilation_h, g.dilation_w),
+        BATCH=box[0],
+        HIGH=box[1],
+        ACROSS=box[2],
+        WEIGHTS_FIRST=launch.weights_first,
+        **meta,
+    )
+
+
+def _descriptor(images: Tensor, box: list[int]) -> TensorDescriptor:
+    batch, channels, height, width = images.shape
+    # Of a dimension of size 1, torch's stride may be anything.
+    strides = [height * width * channels, width * channels, channels, 1]
+    return TensorDescriptor(images, [batch, height, width, channels], strides, box)
+
+
+def takes_boxes(x: Tensor, weight: PackedConv, n: int) -> bool:
+    """Whether tensor descriptors can read x and write n channels: a tap shifts a box of positions as a whole,
+    and every pixel begins at a multiple of 16 bytes."""
+    g, item = weight.geometry, x.element_size()
+    whole = all(channels * item % 16 == 0 for channels in (n, x.shape[1]))
+    return whole and x.data_ptr() % 16 == 0 and (g.stride_h, g.stride_w) == (1, 1)
+
+
+@functools.lru_cache(maxsize=1024)
+def box_of(rows: int, batch: int, height: int, width: int) -> tuple[int, int, int]:
+    """(images, lines, columns), powers of two whose product is ``rows``, that cover all positions with the
+    least waste; of equals the widest, then the highest."""
+    sides = [1 << i for i in range(rows.bit_length())]
+    boxes = [(rows // (h * w), h, w) for w in sides for h in sides if h * w <= rows]
+
+    def covered(box: tuple[int, int, int]) -> int:
+        return math.prod(
+            -(-size // side) * side for size, side in zip((batch, height, width), box, strict=True)
+        )
+
+    return min(boxes, key=lambda box: (covered(box), -box[2], -box[1]))
 
 
 def values_gradient(grad: Tensor, x: Tensor, weight: PackedConv, launch: Launch | None = None) -> Tensor:
@@ -272,8 +345,11 @@ class _Conv2d:
         return to_x, ops.triton_conv2d_grad_values.default(grad, x, *packed) if wanted[1] else None
 
     def variant(self, weight: PackedConv) -> str:
-        """The Triton kernel that runs."""
-        return "product" if is_product(weight.geometry) else "pointers"
+        """How it is computed on images of the usual kind."""
+        g = weight.geometry
+        if is_product(g):
+            return "product"
+        return "tma" if (g.stride_h, g.stride_w) == (1, 1) else "pointers"
 
 
 conv2d = _Conv2d()

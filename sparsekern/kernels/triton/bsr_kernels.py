@@ -46,6 +46,14 @@ def dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
 
 
 @triton.jit
+def dot_either(a, w, acc, WEIGHTS_FIRST: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+    """``acc + a @ w``, or all of it transposed."""
+    if WEIGHTS_FIRST:
+        return dot(w.T, a.T, acc, PRECISION, WIDEN)
+    return dot(a, w, acc, PRECISION, WIDEN)
+
+
+@triton.jit
 def tile_of(t, m_tiles, block_rows, order, GROUP: tl.constexpr):
     """(block row, tile of rows) of the ``t``-th tile: ``GROUP`` tiles of rows go through all block rows."""
     group = t // (GROUP * block_rows)
@@ -74,6 +82,7 @@ def product_tma(
     GROUP: tl.constexpr,
     STAGES: tl.constexpr,
     PERSISTENT: tl.constexpr,
+    WEIGHTS_FIRST: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -82,7 +91,10 @@ def product_tma(
 ):
     """The product through tensor descriptors: Hopper's copy engine fetches tiles and fills edges with zeros.
 
-    Programs go on to their next tile, so that it is loaded while the last one is stored.
+    A ``PERSISTENT`` program goes on to its next tile, which is loaded while the last one is stored. With
+    ``WEIGHTS_FIRST`` the tile is computed as its transpose: a matrix instruction then has 64 outputs on its
+    first side and up to 256 rows on its second, and reads shared memory less often for its work than the
+    other way round, where it has 64 rows and the ``WIDE`` outputs.
     """
     PARTS: tl.constexpr = DEEP // STEP
     m_tiles = tl.cdiv(m, ROWS)
@@ -91,7 +103,7 @@ def product_tma(
         first = m_tile * ROWS
         begin = tl.load(crow + row) * PARTS
         end = tl.load(crow + row + 1) * PARTS
-        acc = tl.zeros((ROWS, WIDE), tl.float32)
+        acc = tl.zeros((WIDE, ROWS) if WEIGHTS_FIRST else (ROWS, WIDE), tl.float32)
         for step in tl.range(begin, end, num_stages=STAGES):
             j = step // PARTS
             part = (step % PARTS) * STEP
@@ -100,7 +112,9 @@ def product_tma(
                 w = values.load([tl.load(slot + j) * DEEP + part, 0])
             else:
                 w = values.load([j * WIDE, part]).T
-            acc = dot(a, w, acc, PRECISION, WIDEN)
+            acc = dot_either(a, w, acc, WEIGHTS_FIRST, PRECISION, WIDEN)
+        if WEIGHTS_FIRST:
+            acc = acc.T
         acc = add_bias(acc, bias, row * WIDE + tl.arange(0, WIDE), n, HAS_BIAS)
         y.store([first, row * WIDE], activate(acc, ACTIVATION).to(y.dtype))
 

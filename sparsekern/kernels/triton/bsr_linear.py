@@ -105,6 +105,7 @@ def _launch_tma(
         matrix.order.numel(),
         GROUP=launch.group,
         PERSISTENT=launch.persistent > 0,
+        WEIGHTS_FIRST=launch.weights_first,
         **meta,
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sparsekern.kernels.triton.bsr_kernels import activate, add_bias, dot, tile_of
+from sparsekern.kernels.triton.bsr_kernels import activate, add_bias, dot, dot_either, tile_of
 
 
 @triton.jit
@@ -35,6 +35,82 @@ def line_seen(at, tap, size, stride, pad, dilation, TRANSPOSED: tl.constexpr):
         return line, (offset >= 0) & (line * stride == offset) & (line < size)
     line = at * stride - pad + tap * dilation
     return line, (line >= 0) & (line < size)
+
+
+@triton.jit
+def conv_product_tma(
+    x,  # descriptor (batch, height, width, channels), in boxes (BATCH, HIGH, ACROSS, STEP)
+    values,  # descriptor (blocks * out, in), in boxes of STEP of the deep side and all of the wide one
+    y,  # descriptor (batch, y_height, y_width, n), in boxes (BATCH, HIGH, ACROSS, WIDE)
+    bias,
+    residual,  # as y, or None
+    crow,
+    col,
+    slot,
+    order,
+    tiles_batch,
+    tiles_high,
+    tiles_across,
+    n,
+    block_rows,
+    rows_in_group,
+    depth_blocks,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    KW: tl.constexpr,
+    WIDE: tl.constexpr,
+    DEEP: tl.constexpr,
+    BATCH: tl.constexpr,
+    HIGH: tl.constexpr,
+    ACROSS: tl.constexpr,
+    STEP: tl.constexpr,
+    GROUP: tl.constexpr,
+    STAGES: tl.constexpr,
+    WEIGHTS_FIRST: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """The product of convolutions without stride, through tensor descriptors.
+
+    A tile is a box of output positions, and what it sees through a tap is the same box, shifted: one load of
+    the copy engine, which puts zeros where the box reaches over the image's edges. So padding costs nothing.
+    """
+    PARTS: tl.constexpr = DEEP // STEP
+    ROWS: tl.constexpr = BATCH * HIGH * ACROSS
+    m_tiles = tiles_batch * tiles_high * tiles_across
+    row, m_tile = tile_of(tl.program_id(0), m_tiles, block_rows, order, GROUP)
+    left = m_tile % tiles_across * ACROSS
+    top = m_tile // tiles_across % tiles_high * HIGH
+    image = m_tile // tiles_across // tiles_high * BATCH
+    channels = row // rows_in_group * depth_blocks * DEEP
+    begin = tl.load(crow + row) * PARTS
+    end = tl.load(crow + row + 1) * PARTS
+    acc = tl.zeros((WIDE, ROWS) if WEIGHTS_FIRST else (ROWS, WIDE), tl.float32)
+    for step in tl.range(begin, end, num_stages=STAGES):
+        j = step // PARTS
+        part = (step % PARTS) * STEP
+        r, s, channel = place_of(tl.load(col + j), depth_blocks, KW, DEEP)
+        if TRANSPOSED:
+            h, w = pad_h - r * dilation_h, pad_w - s * dilation_w
+            weights = values.load([tl.load(slot + j) * DEEP + part, 0])
+        else:
+            h, w = r * dilation_h - pad_h, s * dilation_w - pad_w
+            weights = values.load([j * WIDE, part]).T
+        a = x.load([image, top + h, left + w, channels + channel + part]).reshape(ROWS, STEP)
+        acc = dot_either(a, weights, acc, WEIGHTS_FIRST, PRECISION, WIDEN)
+    if WEIGHTS_FIRST:
+        acc = acc.T
+    acc = add_bias(acc, bias, row * WIDE + tl.arange(0, WIDE), n, HAS_BIAS)
+    if HAS_RESIDUAL:
+        acc += residual.load([image, top, left, row * WIDE]).reshape(ROWS, WIDE).to(tl.float32)
+    acc = activate(acc, ACTIVATION).to(y.dtype)
+    y.store([image, top, left, row * WIDE], acc.reshape(BATCH, HIGH, ACROSS, WIDE))
 
 
 @triton.jit

@@ -67,6 +67,7 @@ class Launch:
         persistent: programs per multiprocessor, each of which goes on to its next tile; 0 starts one program
             for each tile.
         split: parts in which a sum is computed, by programs of their own.
+        weights_first: whether a tile is computed as its transpose, with "tma".
     """
 
     kernel: str
@@ -77,6 +78,7 @@ class Launch:
     group: int = 8
     persistent: int = 0
     split: int = 1
+    weights_first: bool = False
 
     def shared_bytes(self, task: Task) -> int:
         """What the stages of the loop take of shared memory; with tensor descriptors the output too."""
@@ -88,12 +90,16 @@ class Launch:
         limit = SHARED.get(task.arch, SHARED_ELSEWHERE) * 1024
         if self.shared_bytes(task) > limit:
             return f"needs {self.shared_bytes(task)} bytes of shared memory, {task.arch} has {limit}"
-        if self.kernel in ("tma", "few") and task.kind.startswith("conv2d"):
-            return f"convolutions are computed by addresses, not by {self.kernel!r}"
+        if self.kernel == "few" and task.kind.startswith("conv2d"):
+            return "convolutions have no kernel for few rows"
         if self.kernel == "tma" and task.major < 9:
             return f"tensor descriptors need sm_90 or newer, got {task.arch}"
         if self.kernel == "tma" and not task.aligned:
-            return "tensor descriptors need rows that begin at multiples of 16 bytes"
+            return (
+                "tensor descriptors need rows that begin at multiples of 16 bytes, and images without stride"
+            )
+        if self.weights_first and (self.kernel != "tma" or task.wide < 64):
+            return f"tiles are transposed with tensor descriptors and blocks from 64, got {task.wide}"
         if self.kernel == "tma" and (self.step > task.deep or task.deep % self.step):
             return f"a tensor descriptor reads from one block: step {self.step} does not divide {task.deep}"
         if self.rows * task.wide > 256 * 128 // (1 if self.warps >= 8 else 2):
@@ -108,12 +114,12 @@ _TILES = {
     (8, 16): (128, 4, 4, 0),
     (8, 64): (128, 4, 3, 0),
     (8, 128): (128, 8, 3, 0),
-    (9, 16): (128, 4, 4, 0),
-    (9, 64): (128, 4, 4, 0),
-    (9, 128): (128, 8, 4, 0),
-    (10, 16): (128, 4, 4, 0),
-    (10, 64): (128, 4, 4, 0),
-    (10, 128): (128, 8, 4, 0),
+    (9, 16): (128, 4, 5, 0),
+    (9, 64): (128, 4, 5, 0),
+    (9, 128): (128, 8, 5, 0),
+    (10, 16): (128, 4, 5, 0),
+    (10, 64): (128, 4, 5, 0),
+    (10, 128): (128, 8, 5, 0),
 }
 STEP_BYTES = 128  # of a row of x in one step: a line of L2, and the widest swizzle of a tensor descriptor
 
@@ -129,7 +135,9 @@ def default(task: Task) -> Launch:
     ]
     rows = min(rows, max(16, 1 << (task.m - 1).bit_length()))
     step = STEP_BYTES // task.itemsize
-    tma = Launch("tma", rows, min(step, task.deep), warps, stages, persistent=persistent)
+    # wgmma has 64 outputs on its first side, or 64 rows; tcgen05 has 128 lines, which blocks rarely fill.
+    first = task.major == 9 and task.wide >= 64
+    tma = Launch("tma", rows, min(step, task.deep), warps, stages, 8, persistent, weights_first=first)
     launch = tma if tma.refuse(task) is None else Launch("pointers", rows, step, warps, stages)
     return _with_fewer_stages(launch, task)
 
@@ -178,9 +186,10 @@ def candidates(task: Task) -> list[Launch]:
         rows = [r for r in (64, 128, 256) if r < 2 * task.m]
         shapes = list(itertools.product(rows, (4, 8), (2, 3, 4, 6)))
         found = [
-            Launch("tma", r, min(step, task.deep), warps, stages, group, persistent)
+            Launch("tma", r, min(step, task.deep), warps, stages, group, persistent, weights_first=first)
             for r, warps, stages in shapes
             for step in (64, 128)
+            for first in ((False, True) if task.wide >= 64 else (False,))
             for group, persistent in ((4, 0), (16, 0), (8, 1), (8, 2))
         ]
         found += [Launch("pointers", r, step, w, s) for r, w, s in shapes for step in (32, 64) if r < 256]

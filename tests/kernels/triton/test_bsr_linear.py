@@ -31,6 +31,7 @@ LAUNCHES = {
     "pointers, blocks side by side": Launch("pointers", 32, 64, 4, 3, persistent=1),
     "tma": Launch("tma", 64, 16, 4, 2, group=2),
     "tma, persistent": Launch("tma", 32, 16, 4, 3, persistent=1),
+    "tma, weights first": Launch("tma", 64, 16, 4, 3, weights_first=True),
     "few": Launch("few", 32, 32, 2, 2),
     "few, split": Launch("few", 32, 64, 4, 2, split=3),
 }
