@@ -23,7 +23,7 @@ from sparsekern.kernels.select import PackedWeight
 from sparsekern.kernels.table import BY_NAME
 from sparsekern.kernels.triton import bsr_linear
 from sparsekern.kernels.triton.launch import Launch
-from sparsekern.ops import linear
+from sparsekern.ops import linear, linear_packed
 
 LAUNCHES = {
     "default": None,
@@ -211,3 +211,20 @@ def test_the_variant_is_the_kernel_that_runs() -> None:
     assert [bsr_linear.linear.variant(m, weight) for m in (1, 32, 33, 1000)] == ["few", "few", "tma", "tma"]
     ragged, _ = make(CASES[5], torch.bfloat16)
     assert bsr_linear.linear.variant(1000, ragged) == "pointers"
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_it_compiles_as_one_graph(dynamic: bool) -> None:
+    weight, dense = make(CASES[4], torch.float32)
+    BY_NAME["triton_linear"].backend()  # a layer has loaded it when it was made
+    compiled = torch.compile(linear_packed, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for m in (20, 40, 60):
+        x = rows(m, weight.k, torch.float32)
+        got = compiled(x, weight, "triton_linear", "relu")
+        want = torch.relu(truth.linear(x, dense, weight.bias))
+        truth.assert_close(got, want, truth.bound(x, dense, weight.bias, x.dtype))
+        leaf = x.clone().requires_grad_()
+        compiled(leaf, weight, "triton_linear").sum().backward()
+        assert leaf.grad is not None
+        ones = torch.ones(m, weight.n, device=DEVICE)
+        truth.assert_close(leaf.grad, ones.double() @ dense, truth.bound(ones, dense.T, None, x.dtype))
