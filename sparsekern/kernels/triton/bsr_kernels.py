@@ -41,7 +41,7 @@ def add_bias(acc, bias, outputs, n, HAS_BIAS: tl.constexpr):
 def dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
     """``acc + a @ b`` in float32. ``WIDEN`` is for the interpreter, whose bfloat16 are integers."""
     if WIDEN:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision=PRECISION)
+        a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
@@ -49,8 +49,10 @@ def dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
 def dot_either(a, w, acc, WEIGHTS_FIRST: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
     """``acc + a @ w``, or all of it transposed."""
     if WEIGHTS_FIRST:
-        return dot(w.T, a.T, acc, PRECISION, WIDEN)
-    return dot(a, w, acc, PRECISION, WIDEN)
+        acc = dot(w.T, a.T, acc, PRECISION, WIDEN)
+    else:
+        acc = dot(a, w, acc, PRECISION, WIDEN)
+    return acc
 
 
 @triton.jit
@@ -60,6 +62,18 @@ def tile_of(t, m_tiles, block_rows, order, GROUP: tl.constexpr):
     high = min(m_tiles - group * GROUP, GROUP)
     within = t - group * GROUP * block_rows
     return tl.load(order + within // high), group * GROUP + within % high
+
+
+@triton.jit
+def load_block(values, slot, j, part, here, WIDE: tl.constexpr, DEEP: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """Weights (terms, WIDE) of the ``j``-th block from its term ``part`` on, by a tensor descriptor. What is
+    not ``here`` has a ``j`` behind the last block, where the descriptor finds zeros."""
+    if TRANSPOSED:
+        at = tl.where(here, tl.load(slot + j, mask=here, other=0), j)
+        w = values.load([at * DEEP + part, 0])
+    else:
+        w = values.load([j * WIDE, part]).T
+    return w
 
 
 @triton.jit
@@ -74,7 +88,9 @@ def product_tma(
     order,
     m,
     n,
+    k,
     block_rows,
+    stored,  # blocks
     WIDE: tl.constexpr,
     DEEP: tl.constexpr,
     ROWS: tl.constexpr,
@@ -96,23 +112,29 @@ def product_tma(
     first side and up to 256 rows on its second, and reads shared memory less often for its work than the
     other way round, where it has 64 rows and the ``WIDE`` outputs.
     """
-    PARTS: tl.constexpr = DEEP // STEP
     m_tiles = tl.cdiv(m, ROWS)
     for t in tl.range(tl.program_id(0), m_tiles * block_rows, tl.num_programs(0), flatten=PERSISTENT):
         row, m_tile = tile_of(t, m_tiles, block_rows, order, GROUP)
         first = m_tile * ROWS
-        begin = tl.load(crow + row) * PARTS
-        end = tl.load(crow + row + 1) * PARTS
+        begin = tl.load(crow + row)
+        end = tl.load(crow + row + 1)
         acc = tl.zeros((WIDE, ROWS) if WEIGHTS_FIRST else (ROWS, WIDE), tl.float32)
-        for step in tl.range(begin, end, num_stages=STAGES):
-            j = step // PARTS
-            part = (step % PARTS) * STEP
-            a = x.load([first, tl.load(col + j) * DEEP + part])
-            if TRANSPOSED:
-                w = values.load([tl.load(slot + j) * DEEP + part, 0])
-            else:
-                w = values.load([j * WIDE, part]).T
-            acc = dot_either(a, w, acc, WEIGHTS_FIRST, PRECISION, WIDEN)
+        if STEP > DEEP:
+            for step in tl.range(begin, end, STEP // DEEP, num_stages=STAGES):
+                for i in tl.static_range(STEP // DEEP):
+                    j = step + i
+                    here = j < end
+                    a = x.load([first, tl.where(here, tl.load(col + j, mask=here, other=0) * DEEP, k)])
+                    w = load_block(values, slot, tl.where(here, j, stored), 0, here, WIDE, DEEP, TRANSPOSED)
+                    acc = dot_either(a, w, acc, WEIGHTS_FIRST, PRECISION, WIDEN)
+        else:
+            PARTS: tl.constexpr = DEEP // STEP
+            for step in tl.range(begin * PARTS, end * PARTS, num_stages=STAGES):
+                j = step // PARTS
+                part = (step % PARTS) * STEP
+                a = x.load([first, tl.load(col + j) * DEEP + part])
+                w = load_block(values, slot, j, part, True, WIDE, DEEP, TRANSPOSED)
+                acc = dot_either(a, w, acc, WEIGHTS_FIRST, PRECISION, WIDEN)
         if WEIGHTS_FIRST:
             acc = acc.T
         acc = add_bias(acc, bias, row * WIDE + tl.arange(0, WIDE), n, HAS_BIAS)

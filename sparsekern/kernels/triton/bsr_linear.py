@@ -78,7 +78,7 @@ def product(
         "TRANSPOSED": matrix.transposed,
         "HAS_BIAS": bias is not None,
         "ACTIVATION": activation,
-        "PRECISION": precision(x.dtype),
+        "PRECISION": precision(x.dtype, torch.backends.cuda.matmul.allow_tf32),
         "WIDEN": INTERPRETED,
         "num_warps": launch.warps,
     }
@@ -90,9 +90,10 @@ def _launch_tma(
     x: Tensor, matrix: Matrix, y: Tensor, bias: Tensor | None, launch: Launch, meta: dict[str, Any]
 ) -> None:
     values = matrix.values.view(-1, matrix.values.shape[2])
-    box = [launch.step, matrix.wide] if matrix.transposed else [matrix.wide, launch.step]
+    step = min(launch.step, matrix.deep)
+    box = [step, matrix.wide] if matrix.transposed else [matrix.wide, step]
     descriptors = (
-        TensorDescriptor.from_tensor(x, [launch.rows, launch.step]),
+        TensorDescriptor.from_tensor(x, [launch.rows, step]),
         TensorDescriptor.from_tensor(values, box),
         TensorDescriptor.from_tensor(y, [launch.rows, matrix.wide]),
     )
@@ -102,7 +103,9 @@ def _launch_tma(
         bias,
         *_indices(matrix),
         *y.shape,
+        matrix.k,
         matrix.order.numel(),
+        matrix.slot.numel(),
         GROUP=launch.group,
         PERSISTENT=launch.persistent > 0,
         WEIGHTS_FIRST=launch.weights_first,
@@ -196,7 +199,7 @@ def values_gradient(grad: Tensor, x: Tensor, weight: PackedWeight, launch: Launc
         STEP=launch.step,
         STAGES=launch.stages,
         SPLIT=launch.split,
-        PRECISION=precision(x.dtype),
+        PRECISION=precision(x.dtype, torch.backends.cuda.matmul.allow_tf32),
         WIDEN=INTERPRETED,
         num_warps=launch.warps,
     )
@@ -242,11 +245,9 @@ def gpu_of(device: torch.device) -> Gpu:
     return Gpu(found.name, f"sm_{found.major}{found.minor}", found.multi_processor_count)
 
 
-def precision(dtype: torch.dtype) -> str:
-    """float32 is rounded to TF32 for the matrix units only where torch does that too."""
-    if dtype is torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
-        return "ieee"
-    return "tf32"
+def precision(dtype: torch.dtype, tf32: bool) -> str:
+    """Of a product: float32 is rounded to TF32 for the matrix units only where torch may do so, ``tf32``."""
+    return "tf32" if tf32 or dtype is not torch.float32 else "ieee"
 
 
 # ---- ops

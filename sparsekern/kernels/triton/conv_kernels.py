@@ -32,9 +32,11 @@ def line_seen(at, tap, size, stride, pad, dilation, TRANSPOSED: tl.constexpr):
     if TRANSPOSED:
         offset = at + pad - tap * dilation
         line = offset // stride
-        return line, (offset >= 0) & (line * stride == offset) & (line < size)
-    line = at * stride - pad + tap * dilation
-    return line, (line >= 0) & (line < size)
+        there = (offset >= 0) & (line * stride == offset) & (line < size)
+    else:
+        line = at * stride - pad + tap * dilation
+        there = (line >= 0) & (line < size)
+    return line, there
 
 
 @triton.jit

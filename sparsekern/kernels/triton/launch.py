@@ -100,8 +100,8 @@ class Launch:
             )
         if self.weights_first and (self.kernel != "tma" or task.wide < 64):
             return f"tiles are transposed with tensor descriptors and blocks from 64, got {task.wide}"
-        if self.kernel == "tma" and (self.step > task.deep or task.deep % self.step):
-            return f"a tensor descriptor reads from one block: step {self.step} does not divide {task.deep}"
+        if self.kernel == "tma" and task.kind.startswith("conv2d") and self.step > task.deep:
+            return f"takes one block of channels a step, of {task.deep}, got {self.step}"
         if self.rows * task.wide > 256 * 128 // (1 if self.warps >= 8 else 2):
             return f"{self.rows} x {task.wide} sums do not fit in the registers of {self.warps} warps"
         return None
@@ -137,9 +137,14 @@ def default(task: Task) -> Launch:
     step = STEP_BYTES // task.itemsize
     # wgmma has 64 outputs on its first side, or 64 rows; tcgen05 has 128 lines, which blocks rarely fill.
     first = task.major == 9 and task.wide >= 64
-    tma = Launch("tma", rows, min(step, task.deep), warps, stages, 8, persistent, weights_first=first)
+    tma = Launch("tma", rows, _tma_step(task, STEP_BYTES), warps, stages, 8, persistent, weights_first=first)
     launch = tma if tma.refuse(task) is None else Launch("pointers", rows, step, warps, stages)
     return _with_fewer_stages(launch, task)
+
+
+def _tma_step(task: Task, nbytes: int) -> int:
+    step = nbytes // task.itemsize
+    return min(step, task.deep) if task.kind.startswith("conv2d") else step
 
 
 def _default_few(task: Task) -> Launch:
@@ -186,9 +191,9 @@ def candidates(task: Task) -> list[Launch]:
         rows = [r for r in (64, 128, 256) if r < 2 * task.m]
         shapes = list(itertools.product(rows, (4, 8), (2, 3, 4, 6)))
         found = [
-            Launch("tma", r, min(step, task.deep), warps, stages, group, persistent, weights_first=first)
+            Launch("tma", r, _tma_step(task, nbytes), warps, stages, group, persistent, weights_first=first)
             for r, warps, stages in shapes
-            for step in (64, 128)
+            for nbytes in (STEP_BYTES, 2 * STEP_BYTES)
             for first in ((False, True) if task.wide >= 64 else (False,))
             for group, persistent in ((4, 0), (16, 0), (8, 1), (8, 2))
         ]
