@@ -62,7 +62,7 @@ def test_forward_and_gradient_of_the_input(name: str, case: truth.Case) -> None:
                 check_forward(weight if i % 2 else weight._replace(bias=None), dense, m, launch)
                 check_grad_input(weight, dense, m, launch)
                 ran += 1
-    assert ran or (name.startswith("tma") and (case.sparsity == 1 or case.k == 70))
+    assert ran or not any(takes(launch, case, m, DTYPES[number % 3]) for m in truth.BATCHES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
