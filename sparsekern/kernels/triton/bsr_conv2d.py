@@ -90,7 +90,7 @@ def _launch(
         "HAS_BIAS": bias is not None,
         "HAS_RESIDUAL": residual is not None,
         "ACTIVATION": activation,
-        "PRECISION": precision(x.dtype, torch.backends.cudnn.allow_tf32),
+        "PRECISION": precision("conv2d", x.dtype),
         "WIDEN": INTERPRETED,
         "num_warps": launch.warps,
     }
@@ -204,7 +204,7 @@ def values_gradient(grad: Tensor, x: Tensor, weight: PackedConv, launch: Launch 
         STEP=launch.step,
         STAGES=launch.stages,
         SPLIT=launch.split,
-        PRECISION=precision(x.dtype, torch.backends.cudnn.allow_tf32),
+        PRECISION=precision("conv2d", x.dtype),
         WIDEN=INTERPRETED,
         num_warps=launch.warps,
     )

@@ -78,7 +78,7 @@ def product(
         "TRANSPOSED": matrix.transposed,
         "HAS_BIAS": bias is not None,
         "ACTIVATION": activation,
-        "PRECISION": precision(x.dtype, torch.backends.cuda.matmul.allow_tf32),
+        "PRECISION": precision("linear", x.dtype),
         "WIDEN": INTERPRETED,
         "num_warps": launch.warps,
     }
@@ -199,7 +199,7 @@ def values_gradient(grad: Tensor, x: Tensor, weight: PackedWeight, launch: Launc
         STEP=launch.step,
         STAGES=launch.stages,
         SPLIT=launch.split,
-        PRECISION=precision(x.dtype, torch.backends.cuda.matmul.allow_tf32),
+        PRECISION=precision("linear", x.dtype),
         WIDEN=INTERPRETED,
         num_warps=launch.warps,
     )
@@ -224,8 +224,7 @@ def _task(
     aligned: bool,
 ) -> Task:
     gpu = gpu_of(device)
-    name = str(dtype).removeprefix("torch.")
-    return Task(kind, gpu.name, gpu.arch, name, *block, *sizes, gpu.multiprocessors, aligned)
+    return Task(kind, gpu.name, gpu.arch, dtype_of(kind, dtype), *block, *sizes, gpu.multiprocessors, aligned)
 
 
 class Gpu(NamedTuple):
@@ -245,9 +244,16 @@ def gpu_of(device: torch.device) -> Gpu:
     return Gpu(found.name, f"sm_{found.major}{found.minor}", found.multi_processor_count)
 
 
-def precision(dtype: torch.dtype, tf32: bool) -> str:
-    """Of a product: float32 is rounded to TF32 for the matrix units only where torch may do so, ``tf32``."""
-    return "tf32" if tf32 or dtype is not torch.float32 else "ieee"
+def dtype_of(kind: str, dtype: torch.dtype) -> str:
+    """A Task's dtype: "tf32" where torch may round the float32 of such a product to it."""
+    of_torch = torch.backends.cudnn.conv if kind.startswith("conv2d") else torch.backends.cuda.matmul
+    rounded = dtype is torch.float32 and of_torch.fp32_precision == "tf32"
+    return "tf32" if rounded else str(dtype).removeprefix("torch.")
+
+
+def precision(kind: str, dtype: torch.dtype) -> str:
+    """Of a product's float32, as ``tl.dot`` names it."""
+    return "ieee" if dtype_of(kind, dtype) == "float32" else "tf32"
 
 
 # ---- ops

@@ -22,7 +22,8 @@ class Task(NamedTuple):
     ``kind`` is "linear", its gradients "linear_input" and "linear_values", or the same of "conv2d". A product
     is ``(m, deep side) x (deep side, wide side)``: a stored block is ``wide`` outputs of the sum and ``deep``
     terms of it. ``n`` counts all outputs, ``k`` all terms, ``blocks`` the stored blocks. ``device`` is the
-    GPU's name, ``aligned`` says whether tensor descriptors take the operands.
+    GPU's name, ``aligned`` says whether tensor descriptors take the operands. ``dtype`` is "tf32" for float32
+    that may be rounded to it; other float32 knows no matrix instruction.
     """
 
     kind: str
@@ -41,7 +42,7 @@ class Task(NamedTuple):
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return 4 if self.dtype == "float32" else 2
+        return 4 if self.dtype in ("float32", "tf32") else 2
 
     @property
     def block_rows(self) -> int:
@@ -130,6 +131,10 @@ def default(task: Task) -> Launch:
         return _default_values(task)
     if task.m <= FEW and task.kind.startswith("linear"):
         return _default_few(task)
+    if task.dtype == "float32":  # whose sums are made by as many registers as a tile has elements
+        return Launch("pointers", 64, 32 if task.wide <= 64 else 16, 8, 3)
+    if not task.aligned and task.kind.startswith("linear"):  # loaded through registers
+        return Launch("pointers", 128, 32, 8, 3)
     rows, warps, stages, persistent = _TILES[
         max(key for key in _TILES if key <= (min(task.major, 10), task.wide))
     ]
