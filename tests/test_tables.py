@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from sparsekern.bench import DENSE
 from sparsekern.formats import FORMATS
@@ -11,7 +12,8 @@ from sparsekern.kernels import KERNELS, Kernel, Problem
 from sparsekern.kernels.cost import COST
 from sparsekern.kernels.table import BY_NAME
 from sparsekern.nn import SWAPS
-from sparsekern.prune import ALLOCATIONS, CRITERIA, Context
+from sparsekern.prune import ALLOCATIONS, CRITERIA, STRUCTURES, Context
+from sparsekern.prune.units import units_of
 from sparsekern.tickets.recipe import OPTIMIZERS, RECIPES
 from sparsekern.zoo import DATASETS, MODELS
 
@@ -44,14 +46,29 @@ def test_kernels_are_named_once_and_each_has_its_cost() -> None:
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_a_criterion_scores_every_weight(name: str) -> None:
-    score = CRITERIA[name](torch.tensor([[-2.0, 1.0, 0.5]]), Context(torch.Generator().manual_seed(0)))
-    assert score.shape == (1, 3) and score.dtype is torch.float32 and bool((score >= 0).all())
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4))
+    weight = model[0].weight.detach()
+    batch = (torch.randn(5, 2, 4, 4), torch.randint(4, (5,)))
+    learned = {"0.weight": torch.randn(weight.shape)}
+    context = Context(torch.Generator().manual_seed(0), model, [batch], learned=learned)
+    score = CRITERIA[name](weight, context.of("0.weight"))
+    assert score.shape == weight.shape and score.dtype is torch.float32 and bool(score.isfinite().all())
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_an_allocation_keeps_the_share_it_is_asked_for(name: str) -> None:
-    one = {"weight": torch.ones(5, 4)}
-    assert ALLOCATIONS[name](one, one, {"weight": 0.25}) == {"weight": 15}
+    assert ALLOCATIONS[name]({"weight": units_of(torch.rand(5, 4), (1, 1))}, {"weight": 15.0}) == {
+        "weight": 15
+    }
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_structure_takes_the_best_of_its_units(name: str) -> None:
+    scores = torch.rand(8, 4, 2, 2)
+    units = units_of(scores, name)
+    mask = units.best(1)
+    assert int(mask.sum()) == int(units.sizes[0]) > 0 and units.living == len(units.scores) > 1
+    assert scores[mask].mean() > scores.mean()
 
 
 @pytest.mark.parametrize("name", MODELS)

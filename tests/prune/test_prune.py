@@ -1,8 +1,9 @@
-"""prune_ and next_masks: the paper's ladder, exact sparsity, both scopes, errors that name what came."""
+"""prune_ and next_masks: exact sparsity, scopes, kinds of layers, data, errors that name what came."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,42 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
 from sparsekern.masks import masks_of, pool, sparsity
-from sparsekern.prune import CRITERIA, Context, Geometric, next_masks, output_rates, prune_
-
-LENET_300 = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "fc3.weight": (10, 100)}
-
-
-def lenet_weights() -> dict[str, Tensor]:
-    return {name: torch.randn(shape) for name, shape in LENET_300.items()}
+from sparsekern.prune import CRITERIA, NM, Context, by_layer, next_masks, prune_
 
 
 def full(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-
-
-def left(masks: dict[str, Tensor]) -> float:
-    """Percent of the weights alive."""
-    return (
-        100 * sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-    )
-
-
-@pytest.mark.parametrize("block", [(1, 1), (16, 1)])
-def test_the_ladder_of_lenet_300_100(block: tuple[int, int]) -> None:
-    """Frankle & Carbin 2019, arXiv 1803.03635: the percentages of figures 3 to 5, from rates of 20 % and 10
-    %."""
-    expected = {1: 80.04, 3: 51.28, 7: 21.07, 9: 13.52, 15: 3.58, 16: 2.87}
-    # Blocks of 16 in rows of 300 and 100 outputs leave room for half a block per layer and round.
-    tolerance = 0.01 if block == (1, 1) else 0.03
-    weights = lenet_weights()
-    masks = full(weights)
-    rates = output_rates(list(weights), 0.2, 0.1)
-    for index in range(1, 17):
-        before = masks
-        masks = next_masks(weights, before, rates, block=block)
-        assert all(not bool((masks[name] & ~before[name]).any()) for name in masks)
-        if index in expected:
-            assert left(masks) == pytest.approx(expected[index], abs=tolerance)
 
 
 def test_each_round_drops_the_smallest_survivors_exactly() -> None:
@@ -56,17 +26,8 @@ def test_each_round_drops_the_smallest_survivors_exactly() -> None:
     assert torch.equal(masks["fc"], weights["fc"].abs() > 8)
 
 
-@pytest.mark.parametrize(
-    ("rate", "alive", "keep"),
-    [(0.2, 10, 8), (0.2, 11, 9), (0.5, 1, 1), (0.5, 3, 2), (0.1, 5, 5), (0.9, 5, 1)],
-)
-def test_one_geometric_round_keeps_the_nearest_whole_number(rate: float, alive: int, keep: int) -> None:
-    assert Geometric(rate).keep(alive) == keep
-    assert math.isclose(Geometric(rate).left(3), (1 - rate) * (1 - rate) * (1 - rate))
-
-
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
 def test_prune_reaches_the_sparsity_to_the_element(scope: str, criterion: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 50), nn.Linear(50, 4))
     for target in (0.25, 0.9, 0.5):  # The last is behind us already: masks only shrink.
@@ -117,7 +78,7 @@ def test_blocks_are_pruned_whole_with_ragged_edges_counted_in_elements() -> None
 def test_random_pruning_follows_its_generator() -> None:
     def masks(seed: int) -> Tensor:
         model = nn.Linear(20, 20)
-        return prune_(model, 0.5, "random", generator=torch.Generator().manual_seed(seed))["weight"]
+        return prune_(model, 0.5, "random", context=Context(torch.Generator().manual_seed(seed)))["weight"]
 
     assert torch.equal(masks(1), masks(1)) and not torch.equal(masks(1), masks(2))
 
@@ -128,32 +89,128 @@ def test_ignored_layers_stay_as_they_are() -> None:
     assert type(model[1]) is nn.Linear
 
 
-def test_scores_are_float32_and_not_negative() -> None:
-    weight = torch.randn(6, 4).to(torch.bfloat16)
-    for score in CRITERIA.values():
-        scores = score(weight, Context(torch.Generator().manual_seed(0)))
-        assert scores.dtype == torch.float32 and scores.shape == weight.shape and bool((scores >= 0).all())
-    assert torch.equal(CRITERIA["magnitude"](weight, Context()), weight.abs().float())
+def by_kinds() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 50), nn.Linear(50, 10)
+    )
+
+
+def test_kinds_of_layers_and_the_output_have_rates_of_their_own() -> None:
+    masks = prune_(by_kinds(), {nn.Conv2d: 0.5, nn.Linear: 0.9, "output": 0.8, "1.weight": 0.25})
+    sparsity_of = {name: 1 - float(mask.double().mean()) for name, mask in masks.items()}
+    assert sparsity_of == pytest.approx({"0.weight": 0.5, "1.weight": 0.25, "3.weight": 0.9, "4.weight": 0.8})
+
+
+def test_kinds_of_layers_have_structures_of_their_own() -> None:
+    masks = prune_(by_kinds(), 0.5, block={nn.Conv2d: "kernels", nn.Linear: (1, 1), "3.weight": NM(2, 4)})
+    for name in ("0.weight", "1.weight"):
+        alive = masks[name].sum(dim=(2, 3))
+        assert bool(((alive == 0) | (alive == 9)).all()) and int((alive > 0).sum()) == alive.numel() // 2
+    assert bool((masks["3.weight"].reshape(-1, 4).sum(dim=1) == 2).all())
+    assert int(masks["4.weight"].sum()) == 250
+    assert bool((masks["4.weight"].reshape(-1, 4).sum(dim=1) != 2).any())
+
+
+def test_layers_of_different_sparsity_do_not_compete() -> None:
+    model = by_kinds()
+    with torch.no_grad():
+        model[0].weight.mul_(100)
+        model[3].weight.mul_(1e-3)
+    masks = prune_(model, {nn.Conv2d: 0.5, nn.Linear: 0.2}, scope="global")
+    convs, linears = [masks["0.weight"], masks["1.weight"]], [masks["3.weight"], masks["4.weight"]]
+    assert sum(int(mask.sum()) for mask in convs) == (216 + 576) // 2
+    assert sum(int(mask.sum()) for mask in linears) == round(0.8 * 2100)
+    assert bool(masks["0.weight"].all()) and bool(masks["4.weight"].all())
+
+
+def test_pools_stay_apart_when_equally_much_is_left_to_drop() -> None:
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+    with torch.no_grad():
+        model[1].weight.mul_(100)
+    prune_(model, {"0.weight": 0.0, "1.weight": 0.5})
+    masks = prune_(
+        model, {"0.weight": 0.5, "1.weight": 0.75}, scope="global"
+    )  # Half of what is alive, twice.
+    assert [int(mask.sum()) for mask in masks.values()] == [50, 25]
+
+
+def test_by_layer_finds_the_closest_key_and_complains_of_none() -> None:
+    model = by_kinds()
+    assert by_layer(model, 0.5, ignore=["1"]) == {"0.weight": 0.5, "3.weight": 0.5, "4.weight": 0.5}
+    assert by_layer(model, {nn.Module: 1, nn.Linear: 2, "output": 3, "1.weight": 4}) == {
+        "0.weight": 1,
+        "1.weight": 4,
+        "3.weight": 1,
+        "4.weight": 3,
+    }
+    # An output layer that is left alone hands its rate to nobody.
+    assert by_layer(model, {nn.Module: 1, "output": 3}, ignore=["4"])["3.weight"] == 1
+    assert by_layer(nn.Linear(2, 2), {"weight": 7}) == {"weight": 7}
+    with pytest.raises(ValueError, match=r"layer 3.weight: a value for its name, .*got \[.*Conv2d"):
+        by_layer(model, {nn.Conv2d: 1, "output": 2})
+    with pytest.raises(ValueError, match=r"unknown layers \['3'\]: expected some of \['0.weight'"):
+        by_layer(model, {nn.Module: 1, "3": 2})
+
+
+def recording(seen: list[Context]) -> Callable[[Tensor, Context], Tensor]:
+    def score(weight: Tensor, context: Context) -> Tensor:
+        context.cache["calls"] = context.cache.get("calls", 0) + 1
+        seen.append(context)
+        return weight.abs()
+
+    return score
+
+
+def test_a_criterion_gets_the_model_its_name_and_a_fresh_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Context] = []
+    monkeypatch.setitem(CRITERIA, "recording", recording(seen))
+    model, other = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(1, 1)
+    mine = Context(batches=[(torch.ones(1, 4), torch.zeros(1))])
+    prune_(model, 0.5, "recording", context=mine)
+    prune_(model, 0.5, "recording", context=Context(model=other))
+    assert [context.name for context in seen] == ["0.weight", "1.weight"] * 2
+    assert [context.model for context in seen] == [model, model, other, other]
+    assert seen[0].batches is mine.batches and mine.cache == {}
+    assert [context.cache["calls"] for context in seen] == [2, 2, 2, 2]
+    assert seen[0].cache is seen[1].cache and seen[1].cache is not seen[2].cache
+
+
+def test_a_criterion_that_looks_at_data_prunes_with_data_and_asks_for_it_without() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=r"layer 0.weight: snip .*batch"):
+        prune_(model, 0.5, "snip")
+    assert masks_of(model) == {}
+    batches = [(torch.randn(16, 4), torch.randint(3, (16,)))]
+    batches[0][0][:, 1] = 0  # No gradient ever reaches the weights of this input.
+    masks = prune_(model, 0.75, "snip", context=Context(batches=batches))
+    assert int(masks["0.weight"].sum()) == 8 and not bool(masks["0.weight"][:, 1].any())
 
 
 def test_bad_input_is_named_and_changes_nothing() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
-    refusals = [
-        (r"unknown criterion 'size'.*\['magnitude', 'random'\]", {"criterion": "size"}),
-        (r"unknown scope 'all'.*\['global', 'layer'\]", {"scope": "all"}),
+    refusals: list[tuple[str, dict[str, Any]]] = [
+        (r"unknown criterion 'size'.*'magnitude'.*'random'", {"criterion": "size"}),
+        (
+            r"unknown scope 'all'.*\['layer', 'global', 'erdos-renyi', 'erdos-renyi-kernel'\]",
+            {"scope": "all"},
+        ),
         (r"sparsity must be in \[0, 1\), got 1.0", {"sparsity": 1.0}),
         ("sparsity must be in .* got nan", {"sparsity": float("nan")}),
         ("two positive ints", {"block": (0, 1)}),
-        (r"layer 0.weight: .* none of its 4 blocks", {"block": (2, 8)}),
+        (r"layer 0.weight: .* none of its 4 units", {"block": (2, 8)}),
+        (r"unknown structure 'cubes'.*'filters'", {"block": "cubes"}),
+        (r"got 16", {"block": 16}),
+        (r"layer 0.weight: .*convolution is expected, got shape \(8, 8\)", {"block": "kernels"}),
+        (r"sparsity must be in \[0, 1\), got -0.5", {"sparsity": {nn.Linear: 0.5, "output": -0.5}}),
         (r"unknown layers \['fc'\], expected some of \['0', '1'\]", {"ignore": ["fc"]}),
         ("no nn.Linear or nn.Conv2d to prune", {"ignore": ["0", "1"]}),
     ]
     for message, arguments in refusals:
         with pytest.raises(ValueError, match=message):
-            prune_(model, **arguments)  # type: ignore[arg-type]
+            prune_(model, **arguments)
     with torch.no_grad():
         model[1].weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"layer 1\.weight: magnitude scores must be numbers, got NaN"):
+    with pytest.raises(ValueError, match=r"layer 1\.weight: scores must be numbers, got 1 NaN of 16"):
         prune_(model)
     assert masks_of(model) == {}
     with pytest.raises(ValueError, match="the same names"):
@@ -162,11 +219,21 @@ def test_bad_input_is_named_and_changes_nothing() -> None:
         next_masks({"a": torch.ones(2, 2)}, {"a": torch.ones(2, 2) > 0}, {"a": 1.5})
 
 
-def test_ties_in_counts_are_decided_exactly() -> None:
-    for alive in range(1, 400):
-        for percent in range(1, 100):
-            drop = max(0, -((50 - alive * percent) // 100))  # ceil(alive * percent / 100 - 1 / 2)
-            assert Geometric(percent / 100).keep(alive) == alive - drop
+@pytest.mark.parametrize(
+    ("rate", "alive", "keep"),
+    [(0.2, 10, 8), (0.2, 11, 9), (0.5, 1, 1), (0.5, 3, 2), (0.1, 5, 5), (0.9, 5, 1), (0.14, 25, 22)],
+)
+def test_one_round_keeps_the_nearest_whole_number(rate: float, alive: int, keep: int) -> None:
+    weights = {"fc": torch.rand(1, alive)}
+    assert int(next_masks(weights, full(weights), {"fc": rate})["fc"].sum()) == keep
+
+
+def test_structures_by_name_are_for_all_names() -> None:
+    weights = {"a": torch.rand(4, 4), "b": torch.rand(4, 4)}
+    masks = next_masks(weights, full(weights), {"a": 0.5, "b": 0.5}, {"a": "filters", "b": "columns"})
+    assert sorted(masks["a"].sum(dim=1).tolist()) == sorted(masks["b"].sum(dim=0).tolist()) == [0, 0, 4, 4]
+    with pytest.raises(ValueError, match=r"the same names, got .*\['a'\]"):
+        next_masks(weights, full(weights), {"a": 0.5, "b": 0.5}, {"a": "filters"})
 
 
 def test_a_model_that_cannot_be_masked_whole_is_left_alone() -> None:

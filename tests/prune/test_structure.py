@@ -62,7 +62,7 @@ def test_dead_elements_of_a_living_block_stay_dead() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="got 1 NaN of 4"):
         top_blocks(torch.tensor([[0.0, float("nan")], [1.0, 2.0]]), (1, 1), 2)
-    with pytest.raises(ValueError, match="between 0 and the 4 blocks alive, got 5"):
+    with pytest.raises(ValueError, match="between 0 and the 4 units alive, got 5"):
         top_blocks(torch.ones(2, 2), (1, 1), 5)
     with pytest.raises(ValueError, match=r"alive must be bool of shape \(2, 2\), got torch.float32"):
         top_blocks(torch.ones(2, 2), (1, 1), 1, torch.ones(2, 2))

@@ -246,7 +246,8 @@ def gpu_of(device: torch.device) -> Gpu:
 
 def dtype_of(kind: str, dtype: torch.dtype) -> str:
     """A Task's dtype: "tf32" where torch may round the float32 of such a product to it."""
-    of_torch = torch.backends.cudnn.conv if kind.startswith("conv2d") else torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn  # whose conv mypy does not see
+    of_torch = cudnn.conv if kind.startswith("conv2d") else torch.backends.cuda.matmul
     rounded = dtype is torch.float32 and of_torch.fp32_precision == "tf32"
     return "tf32" if rounded else str(dtype).removeprefix("torch.")
 

@@ -15,7 +15,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Context:
-    """What the criteria of one pruning step share. A new step, with other weights, takes a new Context.
+    """What the criteria of one pruning step share.
 
     Attributes:
         generator: draws for criteria that need chance; None is torch's default generator.
@@ -25,7 +25,8 @@ class Context:
         loss: ``loss(model(inputs), targets)``, a mean over the batch.
         learned: scores that training gave, by parameter name, for "movement" and "edge-popup".
         name: the parameter that is being scored, such as ``"fc1.weight"``.
-        cache: what one criterion computed for all weights at once, kept for the next weight of the same step.
+        cache: what one criterion computed for all weights at once, kept for the next weight of the same step;
+            every step of `prune_` and `next_masks` starts with an empty one.
     """
 
     generator: torch.Generator | None = None
