@@ -1,8 +1,9 @@
 """The command line: `sparsekern run` finds, swaps and proves; `sparsekern bench` times kernels against their
-rivals; `sparsekern doctor` says what the machine has.
+rivals; `sparsekern doctor` says what the machine has; `sparsekern inspect` what GPU kernels are compiled to;
+`sparsekern gpu` checks, tunes and times them on a GPU, `sparsekern tune` tunes only.
 
-Exit code 0 when the command did its work (whatever the verdict); with one line on stderr, 2 for bad input and
-for what went wrong on the way, 130 when it was stopped by Ctrl-C.
+Exit code 0 when the command did its work (whatever the verdict), 1 when `inspect` found a fault; with one
+line on stderr, 2 for bad input and for what went wrong on the way, 130 when it was stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 
 from sparsekern.cli.arguments import Parser, block, natural, positive, seeds
 from sparsekern.cli.bench.options import add_bench
+from sparsekern.cli.gpu.options import add_gpu, add_tune
 from sparsekern.cli.progress import say
 
 STRUCTURES = {"unstructured": (1, 1), "16x1": (16, 1)}
+ARCHES = ("sm_80", "sm_90", "sm_100")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +56,32 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor(options)
 
 
-_COMMANDS = {"run": _run, "bench": _bench, "doctor": _doctor}
+def _inspect(options: argparse.Namespace) -> int:
+    from sparsekern.cli.inspect import inspect
+
+    return inspect(options)
+
+
+def _gpu(options: argparse.Namespace) -> int:
+    from sparsekern.cli.gpu.command import gpu
+
+    return gpu(options)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from sparsekern.cli.gpu.tune import tune_command
+
+    return tune_command(options)
+
+
+_COMMANDS = {
+    "run": _run,
+    "bench": _bench,
+    "doctor": _doctor,
+    "inspect": _inspect,
+    "gpu": _gpu,
+    "tune": _tune,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     add_bench(commands.add_parser("bench", help="time a kernel, or a network, against its rivals"))
     doctor = commands.add_parser("doctor", help="what this machine has and which kernels run on it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
+    inspect = commands.add_parser("inspect", help="compile the GPU kernels without a GPU, and look at them")
+    inspect.add_argument("--arch", choices=ARCHES, default="sm_90", help="(%(default)s)")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    add_gpu(commands.add_parser("gpu", help="check, tune and time the kernels on this machine's GPU"))
+    add_tune(commands.add_parser("tune", help="find and keep the fastest launches for this machine's GPU"))
     return parser
 
 

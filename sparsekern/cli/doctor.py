@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,8 +15,9 @@ from sparsekern.bench import machine
 from sparsekern.bench.record import strict_json
 from sparsekern.cli.progress import say
 from sparsekern.kernels import KERNELS, Kernel, Problem
+from sparsekern.kernels.triton import cache
 
-BLOCKS = ((1, 1), (16, 1))
+BLOCKS, GPU_BLOCKS = ((1, 1), (16, 1)), ((16, 16), (64, 64))
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -26,7 +28,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """ISA, threads, versions, Triton, GPU, kernels, data sets: what is here, and why the rest is not."""
+    """ISA, threads, versions, Triton, GPU, tuned launches, kernels, data sets: what is here, and why the rest
+    is not."""
     from sparsekern.kernels import cpu
 
     return {
@@ -35,10 +38,11 @@ def examine() -> dict[str, Any]:
         "versions": machine.versions(),
         "triton": _yes_or_why(_no_triton()),
         "gpu": _yes_or_why(_no_gpu()),
+        "tuned": _tuned(),
         "kernels": [
             {"kernel": kernel.name, "block": list(block), **_yes_or_why(_refusal(kernel, block, cpu.isa()))}
             for kernel in KERNELS
-            for block in BLOCKS
+            for block in (GPU_BLOCKS if _is_for_gpus(kernel) else BLOCKS)
         ],
         "data": {name: _yes_or_why(why) for name, why in _data_sets()},
     }
@@ -56,9 +60,36 @@ def _no_gpu() -> str | None:
     return "torch sees no CUDA device" if torch.version.cuda else "this torch was built without CUDA"
 
 
+def _tuned() -> dict[str, object]:
+    """How many launches are kept for this machine's GPU, and how many come with the package for its kind."""
+    if why := _no_gpu():
+        return {**_yes_or_why(why), "folder": str(cache.folder()), "version": cache.VERSION}
+    name, arch = torch.cuda.get_device_name(), _gpu_arch()
+    kept, shipped = cache.path_of(name), cache.SHIPPED / f"{arch}.json"
+    return {
+        **_yes_or_why(None),
+        "path": str(kept),
+        "version": cache.VERSION,
+        "entries": len(cache.read(kept)),
+        "shipped": len(cache.read(shipped)),
+    }
+
+
+def _gpu_arch() -> str:
+    return "sm_{}{}".format(*torch.cuda.get_device_capability())
+
+
+def _is_for_gpus(kernel: Kernel) -> bool:
+    return kernel.name.startswith("triton")
+
+
 def _refusal(kernel: Kernel, block: tuple[int, int], isa: str) -> str | None:
     """Why the kernel does not run here on a float32 layer of 1024 x 1024 with this block; None if it does."""
     problem = Problem(kernel.op, "cpu", isa, "float32", block, m=256, n=1024, k=1024, density=0.1)
+    if _is_for_gpus(kernel):
+        if why := _no_gpu():
+            return why
+        problem = replace(problem, device="cuda", arch=_gpu_arch(), features=("triton",))
     try:
         kernel.backend()
     except ImportError as error:
@@ -94,12 +125,20 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"versions {', '.join(f'{name} {version}' for name, version in versions.items())}"
     for name in ("triton", "gpu"):
         yield f"{name:8} {_answer(found[name])}"
+    yield f"{'tuned':8} {_tuned_line(found['tuned'])}"
     yield "kernels, best first, on a float32 layer:"
     for entry in found["kernels"]:
         yield f"  {entry['kernel']:26} block {tuple(entry['block'])!s:8} {_answer(entry)}"
     yield "data sets:"
     for name, entry in found["data"].items():
         yield f"  {name:26} {_answer(entry)}"
+
+
+def _tuned_line(tuned: Mapping[str, Any]) -> str:
+    if not tuned["available"]:
+        return f"{_answer(tuned)}; launches would be kept in {tuned['folder']}"
+    kept = f"{tuned['entries']} launches in {tuned['path']}"
+    return f"{kept}, {tuned['shipped']} come with the package (version {tuned['version']})"
 
 
 def _answer(entry: Mapping[str, Any]) -> str:

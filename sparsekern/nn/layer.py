@@ -14,9 +14,13 @@ from sparsekern.formats import BlockSparse
 from sparsekern.kernels import KERNELS, Problem, make_plan, select
 from sparsekern.kernels.cost import relative_cost
 from sparsekern.kernels.select import ACTIVATIONS, ConvGeometry
+from sparsekern.kernels.triton.launch import BLOCK_SIDES
 from sparsekern.masks import as_matrix, as_weight, fit_block, masks_of, pool
 
 Block = tuple[int, int]
+GPU_BLOCKS = tuple((out, inner) for out in reversed(BLOCK_SIDES) for inner in reversed(BLOCK_SIDES))
+"""What ``block=None`` and ``swap_`` consider on a GPU, the largest first: among equals it is the fastest."""
+
 _Self = TypeVar("_Self", bound="SparseLayer")
 
 
@@ -126,7 +130,12 @@ class SparseLayer(nn.Module):
 
     @classmethod
     def fitting_blocks(cls, weight: Tensor) -> list[Block]:
-        """``blocks``, each clipped to the weight: (16, 1) on 10 outputs is (10, 1)."""
+        """``blocks``, each clipped to the weight: (16, 1) on 10 outputs is (10, 1). On a GPU instead those of
+        GPU_BLOCKS that the weight is not smaller than, where there are any."""
+        if weight.device.type == "cuda":
+            whole = [block for block in GPU_BLOCKS if fit_block(block, weight.shape) == block]
+            if whole:
+                return whole
         return list(dict.fromkeys(fit_block(block, weight.shape) for block in cls.blocks))
 
     @classmethod

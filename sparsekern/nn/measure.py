@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sparsekern.bench import DENSE, DENSE_CONV2D, Timing, hardest, interleave, keep_sparse
+from sparsekern.bench.cuda import CudaClock, interleave_cuda
+from sparsekern.bench.machine import usable_cpus
+from sparsekern.kernels.triton.launch import FEW
 from sparsekern.masks import fit_block
 from sparsekern.nn.layer import SparseLayer, effective_weight, share_of_zeros
+from sparsekern.nn.linear import SparseLinear
 from sparsekern.nn.report import LayerReport
 
-HOPELESS = 2.0  # expected sparse time over best dense time beyond which a candidate is not worth timing
+# Expected sparse time over best dense time beyond which a candidate is not worth timing; what is expected of
+# GPUs is the best that can be hoped for, and a candidate has to be tuned before it is timed.
+HOPELESS = {"cpu": 2.0, "cuda": 1.05}
 MOST_TIMED = 3
+TUNING_S = 3.0  # for each candidate on a GPU whose launch nobody tuned
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,7 +43,8 @@ def measure_layer(
     Candidates are ordered by the expected cost; the best few within ``HOPELESS`` of dense are timed. Their
     outputs are checked first: componentwise within 2 gamma_k Σ|w||x| of the dense one, where
     gamma_k = k u / (1 - k u) and u is the unit roundoff (Higham, Accuracy and Stability of Numerical
-    Algorithms, 2nd ed., eq. 3.5: two sums in any order differ by no more).
+    Algorithms, 2nd ed., eq. 3.5: two sums in any order differ by no more). On a GPU the launch of each is
+    then tuned, for ``TUNING_S`` seconds at most, unless one for the same product is kept.
     """
     name, layer = site
     weight, mask = effective_weight(layer)
@@ -51,23 +61,43 @@ def measure_layer(
     if isinstance(layer, nn.Conv2d) and x.dim() == 3:
         x = x.unsqueeze(0)  # the dense implementations take batches
     with torch.autocast(x.device.type, enabled=False):
-        want = kind.compute(layer, x, weight, _bias(layer))
-        blocks, rows = [block] if block else kind.fitting_blocks(weight), want.numel() // weight.shape[0]
-        costs = {b: kind.expected_cost(layer, weight, mask, b, rows) for b in blocks}
-        timed = [b for b in sorted(costs, key=costs.__getitem__) if costs[b] <= HOPELESS][:MOST_TIMED]
-        if not timed:
-            least = min(costs.values())
-            return kept(f"expected {least:.1f} times the best dense time at this sparsity; not timed"), None
-        candidates = {str(b): kind.from_layer(layer, b, mask).eval() for b in timed}
-        if any(sparse.kernel.startswith("reference") for sparse in candidates.values()):
-            why = "; ".join(f"{n} {reason}" for n, reason in next(iter(candidates.values())).refusals)
-            return kept(f"no kernel takes it: {why}"), None
-        limit = rounding(want, x, weight, lambda x, w: kind.compute(layer, x, w, None))
-        wrong = [b for b, sparse in candidates.items() if not agrees(sparse(x), want, limit)]
-        if wrong:
-            blocks_ = ", ".join(wrong)
-            return kept(f"the sparse result differs from the dense one in blocks {blocks_}"), None
+        with _exact_float32():
+            want = kind.compute(layer, x, weight, _bias(layer))
+            blocks, rows = [block] if block else kind.fitting_blocks(weight), want.numel() // weight.shape[0]
+            costs = {b: kind.expected_cost(layer, weight, mask, b, rows) for b in blocks}
+            hopeless = HOPELESS.get(x.device.type, HOPELESS["cpu"])
+            timed = [b for b in sorted(costs, key=costs.__getitem__) if costs[b] <= hopeless][:MOST_TIMED]
+            if not timed:
+                least = min(costs.values())
+                return kept(
+                    f"expected {least:.1f} times the best dense time at this sparsity; not timed"
+                ), None
+            candidates = {str(b): kind.from_layer(layer, b, mask).eval() for b in timed}
+            if any(sparse.kernel.startswith("reference") for sparse in candidates.values()):
+                why = "; ".join(f"{n} {reason}" for n, reason in next(iter(candidates.values())).refusals)
+                return kept(f"no kernel takes it: {why}"), None
+            limit = rounding(want, x, weight, lambda x, w: kind.compute(layer, x, w, None))
+            wrong = [b for b, sparse in candidates.items() if not agrees(sparse(x), want, limit)]
+            if wrong:
+                blocks_ = ", ".join(wrong)
+                return kept(f"the sparse result differs from the dense one in blocks {blocks_}"), None
+        if x.device.type == "cuda":
+            _tune(candidates.values(), x)
         return _contest(kept, candidates, (layer, weight, x), margin)
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Inside, no product rounds float32 to TF32, so that two ways to make it can be compared."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    rounding = [backend for backend in backends if backend.fp32_precision == "tf32"]
+    try:
+        for backend in rounding:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend in rounding:
+            backend.fp32_precision = "tf32"
 
 
 def _bias(layer: nn.Module) -> Tensor | None:
@@ -90,8 +120,41 @@ def _contest(
         prepared = {name: prepare(weight, _bias(layer), x) for name, prepare in DENSE.items()}
     dense = {name: call for name, call in prepared.items() if not isinstance(call, str)}
     calls: dict[str, Callable[[], object]] = {name: partial(call, x) for name, call in dense.items()}
-    times = interleave(calls | {b: partial(sparse, x) for b, sparse in candidates.items()})
+    time = partial(interleave_on_gpu, x.device) if x.device.type == "cuda" else interleave
+    times = time(calls | {b: partial(sparse, x) for b, sparse in candidates.items()})
     return _decide(kept, candidates, times, margin)
+
+
+def interleave_on_gpu(
+    device: torch.device, calls: Mapping[str, Callable[[], object]], budget_s: float = 1.0
+) -> dict[str, Timing]:
+    """`interleave` by the GPU's clock. Calls are launched one by one: a swap must not be slower there either,
+    and what wins with its launches wins in a CUDA graph, where they cost next to nothing."""
+    return interleave_cuda(calls, budget_s=budget_s, eager=calls, clock=CudaClock(device))[0]
+
+
+def _tune(candidates: Iterable[SparseLayer], x: Tensor) -> None:
+    """Keeps the fastest launch of each candidate on inputs like ``x``, where none is kept."""
+    from sparsekern.kernels.triton import tune
+
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    clock = CudaClock(x.device)
+
+    def measure(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+        # Launches would hide what a product of few rows takes.
+        eager = () if len(rows) <= FEW else calls
+        times, _ = interleave_cuda(calls, rounds=10, budget_s=TUNING_S / 10, eager=eager, clock=clock)
+        return {name: timing.median_us for name, timing in times.items()}
+
+    for sparse in candidates:
+        if not isinstance(sparse, SparseLinear) or sparse.kernel != "triton_linear":
+            continue
+        for product in tune.linear_products(rows, sparse._packed()):
+            if not tune.is_kept(product.task):
+                try:
+                    tune.tune(product, measure, budget_s=TUNING_S, workers=min(usable_cpus(), 16))
+                except OSError as error:
+                    warnings.warn(f"tuned launches cannot be kept, and are not used: {error}", stacklevel=2)
 
 
 def _decide(

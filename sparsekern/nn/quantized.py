@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sparsekern.formats import BlockSparse
-from sparsekern.kernels import cpu_int8
 from sparsekern.kernels.select import ACTIVATIONS
 from sparsekern.nn.layer import effective_weight
 from sparsekern.nn.linear import SparseLinear
@@ -99,11 +98,15 @@ class QuantizedSparseLinear(nn.Module):
         """
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError("x wants a gradient, which int8 weights do not give; expected torch.no_grad()")
+        from sparsekern.kernels import cpu_int8  # the extension, without which GPUs get along
+
         weight = (self.values, self.scales, self.bias, self.crow, self.col)
         return cpu_int8.linear(x, weight, self.in_features, self.activation)
 
     def variant(self, rows: int) -> str:
         """What runs for so many rows of x, in a word."""
+        from sparsekern.kernels import cpu_int8
+
         return cpu_int8.variant(rows)
 
     def extra_repr(self) -> str:

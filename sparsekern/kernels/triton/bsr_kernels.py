@@ -65,15 +65,18 @@ def tile_of(t, m_tiles, block_rows, order, GROUP: tl.constexpr):
 
 
 @triton.jit
-def load_block(values, slot, j, part, here, WIDE: tl.constexpr, DEEP: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """Weights (terms, WIDE) of the ``j``-th block from its term ``part`` on, by a tensor descriptor. What is
-    not ``here`` has a ``j`` behind the last block, where the descriptor finds zeros."""
+def places(col, slot, j, end, TRANSPOSED: tl.constexpr):
+    """(block column, place in ``values``) of the ``j``-th blocks; the latter where the index says it.
+
+    Loops ask for those of their next turn. If they were loaded in the turn that needs them, the compiler
+    would take half of the stages for these loads, and fetch x and weights less far ahead.
+    """
+    column = tl.load(col + j, mask=j < end, other=0)
     if TRANSPOSED:
-        at = tl.where(here, tl.load(slot + j, mask=here, other=0), j)
-        w = values.load([at * DEEP + part, 0])
+        place = tl.load(slot + j, mask=j < end, other=0)
     else:
-        w = values.load([j * WIDE, part]).T
-    return w
+        place = column
+    return column, place
 
 
 @triton.jit
@@ -123,18 +126,25 @@ def product_tma(
             for step in tl.range(begin, end, STEP // DEEP, num_stages=STAGES):
                 for i in tl.static_range(STEP // DEEP):
                     j = step + i
-                    here = j < end
-                    a = x.load([first, tl.where(here, tl.load(col + j, mask=here, other=0) * DEEP, k)])
-                    w = load_block(values, slot, tl.where(here, j, stored), 0, here, WIDE, DEEP, TRANSPOSED)
+                    column, place = places(col, slot, j, end, TRANSPOSED)
+                    a = x.load([first, tl.where(j < end, column * DEEP, k)])
+                    if TRANSPOSED:
+                        w = values.load([tl.where(j < end, place, stored) * DEEP, 0])
+                    else:
+                        w = values.load([tl.where(j < end, j, stored) * WIDE, 0]).T
                     acc = dot_either(a, w, acc, WEIGHTS_FIRST, PRECISION, WIDEN)
         else:
             PARTS: tl.constexpr = DEEP // STEP
+            column, place = places(col, slot, begin, end, TRANSPOSED)
             for step in tl.range(begin * PARTS, end * PARTS, num_stages=STAGES):
-                j = step // PARTS
                 part = (step % PARTS) * STEP
-                a = x.load([first, tl.load(col + j) * DEEP + part])
-                w = load_block(values, slot, j, part, True, WIDE, DEEP, TRANSPOSED)
+                a = x.load([first, column * DEEP + part])
+                if TRANSPOSED:
+                    w = values.load([place * DEEP + part, 0])
+                else:
+                    w = values.load([step // PARTS * WIDE, part]).T
                 acc = dot_either(a, w, acc, WEIGHTS_FIRST, PRECISION, WIDEN)
+                column, place = places(col, slot, (step + 1) // PARTS, end, TRANSPOSED)
         if WEIGHTS_FIRST:
             acc = acc.T
         acc = add_bias(acc, bias, row * WIDE + tl.arange(0, WIDE), n, HAS_BIAS)
@@ -146,10 +156,9 @@ def block_step(
     x_rows,
     row_mask,
     values,
-    col,
-    slot,
-    j,  # (STEP,): the block of each term
-    end,
+    column,  # (STEP,): the block column of each term
+    place,  # (STEP,): where its block lies in ``values``
+    here,  # (STEP,): whether there is such a block
     term,  # (STEP,): the place of each term within its block
     wide,  # (WIDE,)
     k,
@@ -158,13 +167,10 @@ def block_step(
     TRANSPOSED: tl.constexpr,
 ):
     """A step's operands: x (rows, STEP) and weights (STEP, WIDE), zero beyond the block row and beyond k."""
-    here = j < end
-    column = tl.load(col + j, mask=here, other=0) * DEEP + term
-    a = tl.load(
-        x_rows[:, None] + column[None, :], mask=row_mask[:, None] & (here & (column < k))[None, :], other=0.0
-    )
-    at = tl.load(slot + j, mask=here, other=0) if TRANSPOSED else j
-    begin = at.to(tl.int64) * (WIDE * DEEP)
+    input = column * DEEP + term
+    a_mask = row_mask[:, None] & (here & (input < k))[None, :]
+    a = tl.load(x_rows[:, None] + input[None, :], mask=a_mask, other=0.0)
+    begin = place.to(tl.int64) * (WIDE * DEEP)
     if TRANSPOSED:
         w = values + (begin + term * WIDE)[:, None] + wide[None, :]
     else:
@@ -214,13 +220,16 @@ def product_pointers(
         begin = tl.load(crow + row)
         end = tl.load(crow + row + 1)
         acc = tl.zeros((ROWS, WIDE), tl.float32)
+        column, place = places(col, slot, begin + lane // DEEP, end, TRANSPOSED)
         for step in tl.range(0, (end - begin) * DEEP, STEP, num_stages=STAGES):
             j = begin + (step + lane) // DEEP
             term = (step + lane) % DEEP
+            held = place if TRANSPOSED else j
             a, w = block_step(
-                x_rows, row_mask, values, col, slot, j, end, term, wide, k, WIDE, DEEP, TRANSPOSED
+                x_rows, row_mask, values, column, held, j < end, term, wide, k, WIDE, DEEP, TRANSPOSED
             )
             acc = dot(a, w, acc, PRECISION, WIDEN)
+            column, place = places(col, slot, begin + (step + STEP + lane) // DEEP, end, TRANSPOSED)
         outputs = row * WIDE + wide
         acc = add_bias(acc, bias, outputs, n, HAS_BIAS)
         mask = row_mask[:, None] & (outputs < n)[None, :]
@@ -274,11 +283,16 @@ def product_few(
     begin = first + length * part // SPLIT
     end = first + length * (part + 1) // SPLIT
     acc = tl.zeros((WIDE, ROWS), tl.float32)
+    column, place = places(col, slot, begin + lane // DEEP, end, TRANSPOSED)
     for step in tl.range(0, (end - begin) * DEEP, STEP, num_stages=STAGES):
         j = begin + (step + lane) // DEEP
         term = (step + lane) % DEEP
-        a, w = block_step(x_rows, row_mask, values, col, slot, j, end, term, wide, k, WIDE, DEEP, TRANSPOSED)
+        held = place if TRANSPOSED else j
+        a, w = block_step(
+            x_rows, row_mask, values, column, held, j < end, term, wide, k, WIDE, DEEP, TRANSPOSED
+        )
         acc = dot(w.T, a.T, acc, PRECISION, WIDEN)
+        column, place = places(col, slot, begin + (step + STEP + lane) // DEEP, end, TRANSPOSED)
     outputs = row * WIDE + wide
     sums = acc.T
     if SPLIT == 1:

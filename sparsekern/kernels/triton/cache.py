@@ -90,6 +90,7 @@ def write(path: Path, table: Mapping[Key, Launch]) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+        os.chmod(temporary, 0o644)  # mkstemp's is the owner's alone
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

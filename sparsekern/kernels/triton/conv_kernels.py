@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sparsekern.kernels.triton.bsr_kernels import activate, add_bias, dot, dot_either, tile_of
+from sparsekern.kernels.triton.bsr_kernels import activate, add_bias, dot, dot_either, places, tile_of
 
 
 @triton.jit
@@ -94,18 +94,19 @@ def conv_product_tma(
     begin = tl.load(crow + row) * PARTS
     end = tl.load(crow + row + 1) * PARTS
     acc = tl.zeros((WIDE, ROWS) if WEIGHTS_FIRST else (ROWS, WIDE), tl.float32)
+    column, held = places(col, slot, begin // PARTS, end // PARTS, TRANSPOSED)
     for step in tl.range(begin, end, num_stages=STAGES):
-        j = step // PARTS
         part = (step % PARTS) * STEP
-        r, s, channel = place_of(tl.load(col + j), depth_blocks, KW, DEEP)
+        r, s, channel = place_of(column, depth_blocks, KW, DEEP)
         if TRANSPOSED:
             h, w = pad_h - r * dilation_h, pad_w - s * dilation_w
-            weights = values.load([tl.load(slot + j) * DEEP + part, 0])
+            weights = values.load([held * DEEP + part, 0])
         else:
             h, w = r * dilation_h - pad_h, s * dilation_w - pad_w
-            weights = values.load([j * WIDE, part]).T
+            weights = values.load([step // PARTS * WIDE, part]).T
         a = x.load([image, top + h, left + w, channels + channel + part]).reshape(ROWS, STEP)
         acc = dot_either(a, weights, acc, WEIGHTS_FIRST, PRECISION, WIDEN)
+        column, held = places(col, slot, (step + 1) // PARTS, end // PARTS, TRANSPOSED)
     if WEIGHTS_FIRST:
         acc = acc.T
     acc = add_bias(acc, bias, row * WIDE + tl.arange(0, WIDE), n, HAS_BIAS)

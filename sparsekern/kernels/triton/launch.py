@@ -13,7 +13,9 @@ FEW = 32  # rows of x up to which weights lie on the wide side of the matrix ins
 
 SHARED = {"sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_103": 227}
 SHARED_ELSEWHERE = 99
-"""KiB of shared memory that one program may use (CUDA C++ programming guide, "Technical specifications")."""
+BARRIERS = 256
+"""KiB of shared memory that one program may use (CUDA C++ programming guide, "Technical specifications"), and
+bytes of it that the barriers of its copies take at most."""
 
 
 class Task(NamedTuple):
@@ -83,7 +85,9 @@ class Launch:
 
     def shared_bytes(self, task: Task) -> int:
         """What the stages of the loop take of shared memory; with tensor descriptors the output too."""
-        loads = self.stages * self.step * (self.rows + task.wide) * task.itemsize
+        # The values' gradient takes blocks until they are 64 inputs wide.
+        rows = max(64, task.deep) if self.kernel == "values" else self.rows
+        loads = self.stages * self.step * (rows + task.wide) * task.itemsize + BARRIERS
         return loads + (self.rows * task.wide * task.itemsize if self.kernel == "tma" else 0)
 
     def refuse(self, task: Task) -> str | None:
@@ -113,14 +117,14 @@ class Launch:
 # (least major version of the architecture, least wide side) -> (rows, warps, stages, persistent)
 _TILES = {
     (8, 16): (128, 4, 4, 0),
-    (8, 64): (128, 4, 3, 0),
+    (8, 64): (128, 8, 3, 0),
     (8, 128): (128, 8, 3, 0),
-    (9, 16): (128, 4, 5, 0),
-    (9, 64): (128, 4, 5, 0),
-    (9, 128): (128, 8, 5, 0),
-    (10, 16): (128, 4, 5, 0),
-    (10, 64): (128, 4, 5, 0),
-    (10, 128): (128, 8, 5, 0),
+    (9, 16): (128, 4, 4, 0),
+    (9, 64): (128, 4, 3, 0),
+    (9, 128): (128, 8, 3, 0),
+    (10, 16): (128, 4, 4, 0),
+    (10, 64): (128, 4, 3, 0),
+    (10, 128): (128, 8, 3, 0),
 }
 STEP_BYTES = 128  # of a row of x in one step: a line of L2, and the widest swizzle of a tensor descriptor
 
@@ -141,8 +145,10 @@ def default(task: Task) -> Launch:
     rows = min(rows, max(16, 1 << (task.m - 1).bit_length()))
     step = STEP_BYTES // task.itemsize
     # wgmma has 64 outputs on its first side, or 64 rows; tcgen05 has 128 lines, which blocks rarely fill.
-    first = task.major == 9 and task.wide >= 64
-    tma = Launch("tma", rows, _tma_step(task, STEP_BYTES), warps, stages, 8, persistent, weights_first=first)
+    first = task.wide >= (64 if task.major == 9 else 128)
+    tma_step = _tma_step(task, STEP_BYTES)
+    ahead = 2 if tma_step > task.deep else 0  # stages that go to finding several blocks
+    tma = Launch("tma", rows, tma_step, warps, stages + ahead, 8, persistent, weights_first=first)
     launch = tma if tma.refuse(task) is None else Launch("pointers", rows, step, warps, stages)
     return _with_fewer_stages(launch, task)
 
@@ -166,7 +172,7 @@ def _default_values(task: Task) -> Launch:
     chunks = max(1, task.blocks * task.deep // 64)
     wanted = -(-4 * task.multiprocessors // chunks)
     split = max(1, min(wanted, task.m // (4 * step), 64))
-    return _with_fewer_stages(Launch("values", 64, step, 4, 3, split=split), task)
+    return _with_fewer_stages(Launch("values", 64, step, 8 if task.wide >= 128 else 4, 3, split=split), task)
 
 
 def _with_fewer_stages(launch: Launch, task: Task) -> Launch:
@@ -222,25 +228,33 @@ def key_of(task: Task) -> Key:
     return task.kind, task.dtype, task.wide, task.deep, task.m, task.n, task.k, task.blocks
 
 
+SIMILAR = 3.0
+
+
 def choose_from(task: Task, tuned: Mapping[Key, Launch]) -> Launch:
     """The launch tuned for the most similar task of one kind, dtype and block that fits; else the default.
 
-    Similar is near in the logarithms of rows, outputs, terms and density; more than two octaves away in all
-    of them together is not similar.
+    Similar is near in the logarithms, to base two, of density and, at half their weight, of rows, outputs and
+    terms; what is ``SIMILAR`` away or more is not. Rows that fill a tile alike are alike.
     """
     near = [
         (_distance(key, task), launch)
         for key, launch in tuned.items()
-        if key[:4] == key_of(task)[:4] and launch.refuse(task) is None
+        if key[:4] == key_of(task)[:4] and launch.refuse(task) is None and _serves(launch, task)
     ]
-    best = min(near, key=lambda entry: entry[0], default=(math.inf, default(task)))
-    return best[1] if best[0] <= 2 and (best[1].kernel == "few") == (task.m <= FEW) else default(task)
+    distance, launch = min(near, key=lambda entry: entry[0], default=(math.inf, default(task)))
+    return launch if distance < SIMILAR else default(task)
+
+
+def _serves(launch: Launch, task: Task) -> bool:
+    """Whether it has the kernel for so few, or so many, rows of x."""
+    few = task.kind in ("linear", "linear_input") and task.m <= FEW
+    return (launch.kernel == "few") == few and (not few or task.m <= launch.rows)
 
 
 def _distance(key: Key, task: Task) -> float:
     m, n, k, blocks = key[4:]
-    ours = (task.m, task.n, task.k, task.blocks / (task.n * task.k))
-    return sum(
-        abs(math.log2(max(a, 1e-9) / max(b, 1e-9)))
-        for a, b in zip((m, n, k, blocks / (n * k)), ours, strict=True)
-    )
+    theirs = (max(m, 16), n, k, blocks / (n * k))
+    ours = (max(task.m, 16), task.n, task.k, task.blocks / (task.n * task.k))
+    octaves = [abs(math.log2(max(a, 1e-9) / max(b, 1e-9))) for a, b in zip(theirs, ours, strict=True)]
+    return sum(octaves[:3]) / 2 + octaves[3]
