@@ -13,8 +13,11 @@ from __future__ import annotations
 from sparsekern import bench, masks, prune, tickets, zoo
 from sparsekern._version import __version__
 from sparsekern.formats import BlockSparse
-from sparsekern.nn import SparseConv2d, SparseLinear, SwapReport, explain, fuse_, restore_, swap_
+from sparsekern.nn import SparseConv2d, SparseLinear, SwapReport, explain, fuse_, restore_, swap_, time_block
+from sparsekern.prune import suggest
 from sparsekern.tickets import Ticket, find_ticket
+
+suggest.default_time = time_block  # pruning knows nothing of kernels: here the two meet
 
 __all__ = [
     "BlockSparse",

@@ -9,7 +9,7 @@ from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.linear import SparseLinear
 from sparsekern.nn.quantized import QuantizedSparseLinear
 from sparsekern.nn.report import LayerReport, SwapReport
-from sparsekern.nn.swap import SWAPS, restore_, swap_
+from sparsekern.nn.swap import SWAPS, restore_, swap_, time_block
 
 __all__ = [
     "SWAPS",
@@ -26,4 +26,5 @@ __all__ = [
     "fuse_",
     "restore_",
     "swap_",
+    "time_block",
 ]

@@ -110,7 +110,14 @@ def _contest(
     problem: tuple[nn.Module, Tensor, Tensor],
     margin: float,
 ) -> tuple[LayerReport, SparseLayer | None]:
-    """Times the candidates against every dense implementation that can serve."""
+    return _decide(kept, candidates, time_layers(candidates, problem), margin)
+
+
+def time_layers(
+    candidates: Mapping[str, SparseLayer], problem: tuple[nn.Module, Tensor, Tensor]
+) -> dict[str, Timing]:
+    """The times of sparse layers, and of every dense implementation that can serve in their place; the
+    problem is the dense layer, its weight with its zeros, and x."""
     layer, weight, x = problem
     if isinstance(layer, nn.Conv2d):
         plain = cast(nn.Conv2d, next(iter(candidates.values())).empty_dense())
@@ -121,8 +128,7 @@ def _contest(
     dense = {name: call for name, call in prepared.items() if not isinstance(call, str)}
     calls: dict[str, Callable[[], object]] = {name: partial(call, x) for name, call in dense.items()}
     time = partial(interleave_on_gpu, x.device) if x.device.type == "cuda" else interleave
-    times = time(calls | {b: partial(sparse, x) for b, sparse in candidates.items()})
-    return _decide(kept, candidates, times, margin)
+    return time(calls | {name: partial(sparse, x) for name, sparse in candidates.items()})
 
 
 def interleave_on_gpu(

@@ -18,7 +18,7 @@ from sparsekern.nn.conv2d import SparseConv2d
 from sparsekern.nn.eligible import Site, sites
 from sparsekern.nn.layer import SparseLayer, effective_weight, share_of_zeros
 from sparsekern.nn.linear import SparseLinear
-from sparsekern.nn.measure import interleave_on_gpu, measure_layer
+from sparsekern.nn.measure import interleave_on_gpu, measure_layer, time_layers
 from sparsekern.nn.report import LayerReport, SwapReport
 
 SWAPS: dict[type[nn.Module], type[SparseLayer]] = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}
@@ -82,6 +82,27 @@ def swap_(
     if threshold != "auto":
         return _swap_by_threshold(found, threshold, block)
     return _swap_by_measurement(model, found, example_inputs, (block, margin))
+
+
+def time_block(
+    layer: nn.Module, mask: Tensor, block: tuple[int, int], x: Tensor
+) -> tuple[float, float] | str:
+    """``(dense_us, sparse_us)`` of a layer on ``x``: the best dense implementation against its sparse kernel
+    in ``block`` with only ``mask`` alive; or why it has no such kernel. What ``prune.suggest_block`` times
+    with."""
+    if not isinstance(layer, tuple(SWAPS)):
+        return f"no sparse layer replaces {type(layer).__name__}"
+    if isinstance(layer, nn.Conv2d) and x.dim() == 3:
+        x = x.unsqueeze(0)
+    weight, _ = effective_weight(layer)
+    weight = torch.where(mask, weight, 0)
+    sparse = _kind_of(layer).from_layer(layer, fit_block(block, weight.shape), mask).eval()
+    if sparse.kernel.startswith("reference"):
+        return "; ".join(f"{name} {reason}" for name, reason in sparse.refusals)
+    with torch.no_grad():
+        times = time_layers({"sparse": sparse}, (layer, weight, x))
+    ours = times.pop("sparse").median_us
+    return min(timing.median_us for timing in times.values()), ours
 
 
 def restore_(model: nn.Module) -> int:
