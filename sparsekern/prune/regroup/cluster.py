@@ -1,16 +1,15 @@
-"""Which rows should be neighbours: a partition into clusters of one height that keeps most score in few
-blocks.
+"""Which rows should be neighbours: clusters of one height that keep most score in few blocks.
 
 A block is a cluster of rows in one column, and of all blocks the best share is kept. With a price for a
-block, which is the score of the last one kept, a partition is worth the sum over its blocks of max(0, score
-- price): each cluster can be judged by itself. `grow` gives every cluster a heavy row and lets all of them
-take one row at a time, the one that raises their worth most. `exchange_` then swaps rows between pairs of
-clusters as long as that raises the worth. Candidates for both come from one matrix product, of rows with the
-slopes of the clusters' worth; what is done is checked exactly.
+block, which is the score of the last one kept, a partition is worth the sum over its blocks of
+max(0, score - price): each cluster can be judged by itself. There are two ways to begin. `grow` gives every
+cluster a row and lets all of them take one row at a time, the one that raises their worth most; `merged`
+pairs rows, pairs the pairs, and so on. Then `exchange_` swaps rows between pairs of clusters as long as that
+raises the worth. Candidates come from matrix products of rows with the slopes of the clusters' worth; what
+is done is checked exactly.
 
-Structure-LTH (arXiv 2202.04736, section 3.4) finds such clusters by cutting a hypergraph, gyro-permutation
-(arXiv 2407.20496, section 4) by balanced clustering, the 1xN pattern (arXiv 2105.14713, section 3.3) sorts
-rows by weight.
+Structure-LTH (arXiv 2202.04736) finds such clusters by cutting a hypergraph, gyro-permutation (arXiv
+2407.20496) by balanced clustering and assignment; the 1xN pattern (arXiv 2105.14713) sorts rows by weight.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 _PASSES = 60
-_SMALL, _MORE_STARTS = 2**30, 3
+_SMALL, _LARGE = 2**30, 2**35  # multiplications to compare all rows
 _WIDTHS = (
     0.5,
     0.25,
@@ -43,9 +42,9 @@ def cluster(faces: Sequence[Face], height: int) -> Tensor:
     """An order of the rows, int64 (n,), in which each `height` neighbours are a cluster.
 
     The faces have the same rows, and a partition is worth the sum of what it is worth to each. Rows beyond
-    the last whole cluster are the lightest and stand last. Costs n² · columns multiplications to grow, and
-    n² · columns / height for each of at most 60 passes of exchanges; small problems are solved from several
-    starts, of which the best is taken. The same rows give the same order.
+    the last whole cluster are the lightest and stand last. From each start it costs n² · columns
+    multiplications to begin with, and n² · columns / height for each of at most 60 passes of exchanges; of
+    several starts, fewer in large problems, the best end is taken. The same rows give the same order.
     """
     scores = torch.cat([face.scores for face in faces], dim=1)
     n, clusters = len(scores), len(scores) // height
@@ -57,21 +56,22 @@ def cluster(faces: Sequence[Face], height: int) -> Tensor:
     densities = [face.density for face in faces]
     market = _market(rows.reshape(clusters, height, -1).sum(dim=1), counts, densities)
     best, found = -1.0, whole.reshape(clusters, height)
-    for first in _starts(rows, clusters):
-        members = grow(rows, first, height, *market)
+    for members in _starts(rows, height, market):
         kept = _exchange_all_(rows, members, counts, densities)
         if kept > best:
             best, found = kept, whole[members]
     return torch.cat([found.sort(dim=1).values.flatten(), rest])
 
 
-def _starts(rows: Tensor, clusters: int) -> Iterator[Tensor]:
-    """A first row for each cluster: the heaviest ones; in small problems then also rows by chance."""
-    yield rows.sum(dim=1).argsort(descending=True, stable=True)[:clusters]
-    if len(rows) * rows.numel() <= _SMALL:
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(_MORE_STARTS):
-            yield torch.randperm(len(rows), generator=generator)[:clusters]
+def _starts(rows: Tensor, height: int, market: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+    """Clusters to begin with, as many as there is time for."""
+    work = len(rows) * rows.numel()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3 if work <= _SMALL else 1):
+        first = torch.randperm(len(rows), generator=generator)[: len(rows) // height]
+        yield grow(rows, first, height, *market)
+    if work <= _LARGE and height % 2 == 0:
+        yield merged(rows, height, market)
 
 
 def _market(sums: Tensor, counts: Sequence[int], densities: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -128,6 +128,41 @@ def _one_each(gains: Tensor) -> Tensor:
         chosen[waiting[turn[served]]] = wanted[served]
         gains[wanted[served]] = -torch.inf
     return chosen
+
+
+# ---- merging
+
+
+def merged(rows: Tensor, height: int, market: tuple[Tensor, Tensor]) -> Tensor:
+    """Clusters of the n rows, int64 (n / height, height), by pairing what is most alike again and again. What
+    is left of a height that is no power of two, grows."""
+    members, units = torch.arange(len(rows))[:, None], rows
+    while height % (2 * members.shape[1]) == 0:
+        pairs = _paired(units)
+        members, units = members[pairs].flatten(1), units[pairs].sum(dim=1)
+    rest = height // members.shape[1]
+    if rest > 1:
+        members = members[grow(units, torch.arange(len(units) // rest), rest, *market)].flatten(1)
+    return members
+
+
+def _paired(units: Tensor) -> Tensor:
+    """Pairs of units, (units / 2, 2), that have more in common than chance would give them: again and again
+    those that are each other's best, and where there are few of these, as among equal ones, by weight."""
+    weight = units.sum(dim=1)
+    alike = (units @ units.T).sub_(torch.outer(weight, weight / units.shape[1])).fill_diagonal_(-torch.inf)
+    left, pairs = torch.arange(len(units)), []
+    while len(left):
+        best, here = alike.argmax(dim=1), torch.arange(len(left))
+        one = ((best[best] == here) & (here < best)).nonzero().flatten()
+        if 64 * len(one) < len(left):
+            pairs.append(left[weight[left].argsort(descending=True, stable=True)].reshape(-1, 2))
+            break
+        pairs.append(torch.stack([left[one], left[best[one]]], dim=1))
+        stays = torch.ones(len(left), dtype=torch.bool)
+        stays[one] = stays[best[one]] = False
+        left, alike = left[stays], alike[stays][:, stays]
+    return torch.cat(pairs)
 
 
 # ---- exchanging
