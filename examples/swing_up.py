@@ -3,8 +3,7 @@
 python examples/swing_up.py --generations 128
 
 Gaier & Ha 2019 (arXiv 1906.04358) search with 128 genomes for 2048 generations; the defaults here are the
-small configuration of their code. A generation takes about half a second at first and two later on, as
-networks grow.
+small configuration of their code. Generations take longer as networks grow.
 """
 
 from __future__ import annotations
