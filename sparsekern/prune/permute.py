@@ -4,8 +4,8 @@ A hidden unit has no place of its own: when rows of one layer change places, the
 read them, and every bias and statistic between, change places with them. Which dimensions must move together
 follows from a trace of the network (`sparsekern.prune.axes`): additions tie branches, flattening repeats a
 channel's move over its positions, heads of an attention move whole and each has an order of its own inside.
-Folding permutations into neighbouring layers is what Pool & Yu 2021 (Channel Permutations for N:M Sparsity,
-section 5) do for 2:4 sparsity and Lin et al. (arXiv 2105.14713, section 3.3) for 1xN blocks.
+Pool & Yu 2021 (Channel Permutations for N:M Sparsity, NeurIPS) fold permutations into neighbouring layers for
+2:4 sparsity, Lin et al. (arXiv 2105.14713) for 1xN blocks.
 """
 
 from __future__ import annotations
@@ -209,17 +209,18 @@ def places(axis: Axis) -> dict[Space, tuple[Tensor, Tensor]]:
     return found
 
 
-def _deep(axis: Axis) -> set[Space]:
-    """The atoms of an axis and of the pieces that they string together."""
-    found = set(atoms(axis))
-    for space in list(found):
-        found |= {part for piece in space.pieces for part in _deep(piece)}
+def _together(axis: Axis) -> list[set[Space]]:
+    """What stands together at the positions of an axis: a set for each choice among pieces."""
+    found: list[set[Space]] = [set()]
+    for space in atoms(axis):
+        choices = [one for piece in space.pieces for one in _together(piece)] or [{space}]
+        found = [left | right for left in found for right in choices]
     return found
 
 
 def _repeats(axis: Axis) -> bool:
     """Whether two factors of an axis, or of a piece in it, have a space in common."""
-    parts = [_deep((space,)) for space in atoms(axis)]
+    parts = [set().union(*_together((space,))) for space in atoms(axis)]
     twice = len(set().union(*parts)) < sum(map(len, parts))
     return twice or any(_repeats(piece) for space in atoms(axis) for piece in space.pieces)
 
@@ -231,14 +232,18 @@ def _outer_spaces(flow: Flow, leaves: list[Axis]) -> dict[Space, Space]:
     So it is where nothing sees the inner index without the outer one, as in attention: the scores of a head
     sum over its own queries and keys alone. Tensors of the model must have both in one dimension.
     """
-    together = [_deep(axis) for axis in leaves]
+    seen = [one for axis in leaves for one in _together(axis)]
     for axes in flow.axes.values():
         for tensor in axes if axes and isinstance(axes[0], list) else [axes]:
-            together.append(set().union(*map(_deep, tensor)))
+            choices = [_together(axis) for axis in tensor]
+            always = [set.intersection(*one) for one in choices]
+            for dim, sets in enumerate(choices):
+                others = set().union(*always[:dim], *always[dim + 1 :])
+                seen += [one | others for one in sets]
     candidates: dict[Space, list[Space]] = {}
-    for spaces in together:
+    for spaces in seen:
         for space in spaces:
             known = candidates.get(space)
             known = list(dict.fromkeys(map(root, space.within))) if known is None else known
-            candidates[space] = [outer for outer in known if outer in spaces and not outer.pieces]
+            candidates[space] = [outer for outer in known if outer in spaces]
     return {space: found[-1] for space, found in candidates.items() if found}

@@ -139,7 +139,7 @@ def test_one_unit_of_a_group_stays() -> None:
 # ---- networks
 
 
-@pytest.mark.parametrize(("name", "side"), [("lenet300", 28), ("vgg16", 32), ("resnet20", 8)])
+@pytest.mark.parametrize(("name", "side"), [("lenet300", 28), ("conv2", 32), ("resnet20", 8)])
 def test_networks_of_the_zoo_with_dead_rows_and_columns(name: str, side: int) -> None:
     model = zoo.model(name).eval()
     unsettled_(model)
@@ -239,6 +239,16 @@ def test_what_cannot_be_traced_is_left_alone() -> None:
     report = compact_(Branches(3, 3), torch.ones(1, 3))
     assert report.reason.startswith("nothing was taken out: Branches cannot be traced")
     assert report.reason in str(report) and report.parameters_before == report.parameters_after == 12
+
+
+def test_what_only_training_reads_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model.extra = nn.Linear(5, 6)
+    model.forward = lambda x: model[1](model[0](x))
+    mask_columns_(model[1], 2)
+    report = assert_exact(model, torch.randn(2, 3))
+    assert report.reason == "left alone, as nothing reads them in eval mode: extra.weight, extra.bias"
+    assert model[0].out_features == 3 and model.extra.weight.shape == (6, 5)
 
 
 def test_masks_of_torch_are_refused_and_inputs_must_run() -> None:

@@ -36,10 +36,11 @@ class Untraceable(ValueError):
 @dataclass(frozen=True)
 class Traced:
     """A graph, and the names in the model of the parameters and buffers that its placeholders stand for:
-    several where one tensor has several names."""
+    several where one tensor has several names. Parameters that nothing reads are `unread`."""
 
     graph: fx.Graph
     leaves: dict[fx.Node, tuple[str, ...]]
+    unread: tuple[str, ...]
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Traced:
@@ -64,7 +65,10 @@ def trace(model: nn.Module, example_inputs: Any) -> Traced:
     names = _all_names(model)
     specs = program.graph_signature.input_specs
     leaves = {nodes[spec.arg.name]: names[spec.target] for spec in specs if spec.target in names}
-    return Traced(program.graph, {node: found for node, found in leaves.items() if node.users})
+    read = {node: found for node, found in leaves.items() if node.users}
+    known = {name for found in read.values() for name in found}
+    unread = tuple(name for name, _ in model.named_parameters() if name not in known)
+    return Traced(program.graph, read, unread)
 
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

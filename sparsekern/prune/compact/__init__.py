@@ -43,7 +43,8 @@ class CompactedGroup:
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What `compact_` took out; prints itself as a table. Parameters are counted in elements."""
+    """What `compact_` took out; prints itself as a table. Parameters are counted in elements. `reason` says
+    why nothing, or what was left alone."""
 
     groups: tuple[CompactedGroup, ...]
     parameters_before: int
@@ -69,9 +70,10 @@ def compact_(model: nn.Module, example_inputs: Any) -> CompactReport:
 
     The result is run on the example inputs and compared; what does not run or differs, such as where the
     forward says a size in numbers, is undone group by group. A network that cannot be traced is left as it
-    is, and the report says why. Costs two forwards and a trace. Parameters stay the same objects, with other
-    shapes: make the optimizer afterwards. ValueError if the model does not run on the example inputs, or
-    torch.nn.utils.prune holds a tensor of it; it is then as it was.
+    is, and the report says why; parameters that only training reads are left alone, and named. Costs two
+    forwards and a trace. Parameters stay the same objects, with other shapes: make the optimizer afterwards.
+    ValueError if the model does not run on the example inputs, or torch.nn.utils.prune holds a tensor of it;
+    it is then as it was.
     """
     _refuse_torch_prune(model)
     before = sum(parameter.numel() for parameter in model.parameters())
@@ -96,7 +98,9 @@ def compact_(model: nn.Module, example_inputs: Any) -> CompactReport:
                 else:
                     done.append(space)
     after = sum(parameter.numel() for parameter in model.parameters())
-    return CompactReport(tuple(_groups(candidates, done, problems)), before, after, "")
+    unread = f"left alone, as nothing reads them in eval mode: {', '.join(traced.unread)}"
+    reason = unread if traced.unread else ""
+    return CompactReport(tuple(_groups(candidates, done, problems)), before, after, reason)
 
 
 def _refuse_torch_prune(model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 Find the ticket weight by weight, then move hidden units so that its weights meet in blocks, keep the blocks
 that hold most, and let what is dead inside them live: Structure-LTH (Chen et al., arXiv 2202.04736, sections
-3.3, 3.4 and 5) found this order better than blocks in every round. Rewinding and training come after it.
+3.3 and 5) found this order better than blocks in every round. Rewinding and training come after it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ once.
 Rows of a layer want neighbours with the same columns, as high as a block is; columns of the layers that read
 them want neighbours with the same rows, as wide as a block is. Both are clusterings of the same units.
 Blocks of one column leave the order of columns free, so every group is ordered once; wider blocks tie
-neighbouring groups, which are ordered in turns, as gyro-permutation (arXiv 2407.20496, section 4) alternates
+neighbouring groups, which are ordered in turns, as gyro-permutation (arXiv 2407.20496) alternates
 between outputs and inputs.
 """
 
