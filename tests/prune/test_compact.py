@@ -115,6 +115,24 @@ def test_without_padding_all_constants_go() -> None:
     assert model[2].weight.shape == (3, 3, 3, 3)
 
 
+@pytest.mark.parametrize(
+    "between", [nn.Conv2d(6, 6, 3, padding=1), nn.AvgPool2d(3, 1, padding=1), nn.MaxPool2d(3, 1, padding=1)]
+)
+def test_a_constant_of_one_size_of_image_is_none(between: nn.Module) -> None:
+    """On an image of one pixel there is nothing but border, and what padding makes looks constant."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 1), nn.ReLU(), copy.deepcopy(between), nn.ReLU(), nn.Conv2d(6, 3, 1)
+    )
+    model = model.double().eval()
+    unsettled_(model)
+    mask_rows_(model[0], 0, 1, 2, 3)
+    large = torch.randn(2, 2, 5, 5).double()
+    before = outputs(model, large)
+    compact_(model, torch.randn(2, 2, 1, 1).double())
+    assert torch.allclose(outputs(model, large), before, rtol=1e-12)
+    assert model[0].out_channels < 6
+
+
 def test_depthwise_convolutions_shrink_with_their_channels() -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 6, 1), nn.Conv2d(6, 12, 3, padding=1, groups=6), nn.ReLU(), nn.Conv2d(12, 3, 1)

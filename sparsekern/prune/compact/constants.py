@@ -67,10 +67,13 @@ def _reading(x: Value, weight: Tensor, dim: int, padding: object) -> Reading:
     channels = x.number.movedim(dim, 0).flatten(1)
     varies = x.varies.movedim(dim, 0).flatten(1).any(dim=1)
     same = (channels == channels[:, :1]).all(dim=1)
-    padded = padding != "valid" and any(padding if isinstance(padding, list | tuple) else [padding])
-    return Reading(
-        weight.flatten(2) if weight.dim() > 2 else weight[:, :, None], same & ~varies, channels[:, 0], padded
-    )
+    taps = weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
+    return Reading(taps, same & ~varies, channels[:, 0], _pads(padding))
+
+
+def _pads(padding: object) -> bool:
+    """Whether a convolution or pooling with this argument has anything beside its input."""
+    return padding != "valid" and any(padding if isinstance(padding, list | tuple) else [padding])
 
 
 def _value(
@@ -141,9 +144,10 @@ def _moved(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
 
 
 def _mixed(node: fx.Node, values: Mapping[fx.Node, Any]) -> Value:
-    """Sums, means and maxima over places: known where all of them are."""
+    """Means and maxima over places: known where all of them are."""
     number = _call(node, values, lambda value: value.number)
-    return Value(number, _call(node, values, lambda value: value.varies.to(number.dtype)) > 0)
+    beside = "avg_pool" in str(node.target) and _pads(given(node).get("padding", 0))
+    return Value(number, _call(node, values, lambda value: _restless(value, beside).to(number.dtype)) > 0)
 
 
 def _summed(node: fx.Node, values: Mapping[fx.Node, Any]) -> Value:
@@ -155,8 +159,15 @@ def _summed(node: fx.Node, values: Mapping[fx.Node, Any]) -> Value:
         return Value(number, torch.ones_like(number, dtype=torch.bool))
     rest = [value for name, value in arguments.items() if name not in ("input", "weight", "bias")]
     op = cast(Callable[..., Tensor], node.target)
-    reached = op(x.varies.to(number.dtype), (weight.number != 0).to(number.dtype), None, *rest)
+    restless = _restless(x, _pads(arguments.get("padding", 0)))
+    reached = op(restless.to(number.dtype), (weight.number != 0).to(number.dtype), None, *rest)
     return Value(number, reached > 0)
+
+
+def _restless(x: Value, beside_zeros: bool) -> Tensor:
+    """What makes a sum vary. Beside padded zeros that is all but zero: sums at the border of a map differ
+    from those inside, and this map may have no inside where another has."""
+    return x.varies | (x.number != 0) if beside_zeros else x.varies
 
 
 def _normed(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
@@ -173,8 +184,8 @@ _RULES: dict[str, _Rule] = {
     for rule, names in {
         _summed: "linear.default conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default "
         "conv3d.padding",
-        _mixed: "mean.default mean.dim sum.default sum.dim_IntList amax.default max_pool1d.default "
-        "max_pool2d.default max_pool3d.default avg_pool1d.default avg_pool2d.default avg_pool3d.default "
+        _mixed: "mean.default mean.dim amax.default max_pool1d.default max_pool2d.default "
+        "max_pool3d.default avg_pool1d.default avg_pool2d.default avg_pool3d.default "
         "adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default "
         "upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec pad.default "
         "constant_pad_nd.default",
