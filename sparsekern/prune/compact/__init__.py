@@ -68,12 +68,13 @@ def compact_(model: nn.Module, example_inputs: Any) -> CompactReport:
     did. Heads of an attention stay, what a norm takes the mean of, inputs and outputs, and one unit of each
     group at least.
 
-    The result is run on the example inputs and compared; what does not run or differs, such as where the
-    forward says a size in numbers, is undone group by group. A network that cannot be traced is left as it
-    is, and the report says why; parameters that only training reads are left alone, and named. Costs two
-    forwards and a trace. Parameters stay the same objects, with other shapes: make the optimizer afterwards.
-    ValueError if the model does not run on the example inputs, or torch.nn.utils.prune holds a tensor of it;
-    it is then as it was.
+    Exact for inputs of these sizes, and of others unless something constant depends on a size, as a position
+    embedding that is cut to length. The result is run on the example inputs and compared; what does not run
+    or differs, such as where the forward says a size in numbers, is undone group by group. A network that
+    cannot be traced is left as it is, and the report says why; parameters that only training reads are left
+    alone, and named. Costs a trace, about four forwards, and a fixed point over the weights. Parameters stay
+    the same objects, with other shapes: make the optimizer afterwards. ValueError if the model does not run
+    on the example inputs, or torch.nn.utils.prune holds a tensor of it; it is then as it was.
     """
     _refuse_torch_prune(model)
     before = sum(parameter.numel() for parameter in model.parameters())
