@@ -20,7 +20,7 @@ TEXT = {".py", ".pyi", ".cpp", ".h", ".md", ".toml", ".txt", ".yml", ".j2", ".in
 BARE = {"Makefile", "LICENSE", "run", ".gitignore", ".clang-format"}  # text files without a suffix
 
 MANDATORY = {"torch", "numpy", "safetensors"}
-EXTRAS = {"jinja2", "matplotlib", "tqdm", "pooch", "onnx", "onnxruntime", "sparseprop"}
+EXTRAS = {"jinja2", "matplotlib", "tqdm", "pooch", "PIL", "onnx", "onnxruntime", "sparseprop"}
 FREE = {"", "__init__", "__main__", "cli"}  # may import everything
 
 

@@ -99,14 +99,14 @@ def _refusal(kernel: Kernel, block: tuple[int, int], isa: str) -> str | None:
 
 def _data_sets() -> Iterator[tuple[str, str | None]]:
     """Every data set of the zoo with the reason why it is not on this machine; nothing is downloaded."""
-    from sparsekern.zoo import DATASETS, sources
+    from sparsekern.zoo import DATASETS, places
 
     for name in DATASETS:
-        if name not in sources.CONTENT:  # it comes with the package
+        if name not in places.PUBLISHED:  # it comes with the package
             yield name, None
             continue
         try:
-            folder = sources.locate(name)
+            folder = places.locate(name)
         except ValueError as error:
             yield name, str(error)
         else:

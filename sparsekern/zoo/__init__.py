@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sparsekern.zoo import alexnet, convnets, lenet300, resnet, sources, vgg
+from sparsekern.zoo import alexnet, cifar, convnets, lenet300, resnet, sources, text, vgg
 from sparsekern.zoo.images import Data
 
 __all__ = ["DATASETS", "MODELS", "Data", "dataset", "model"]
@@ -30,6 +30,8 @@ DATASETS: dict[str, Callable[[str | Path | None], Data]] = {
     "fashion-mnist-6k": sources.fashion_mnist_6k,
     "fashion-mnist": sources.fashion_mnist,
     "mnist": sources.mnist,
+    "cifar10": cifar.cifar10,
+    "tiny-shakespeare": text.tiny_shakespeare,
 }
 
 
@@ -41,7 +43,7 @@ def model(name: str, generator: torch.Generator | None = None) -> nn.Module:
 
 
 def dataset(name: str, data_dir: str | Path | None = None) -> Data:
-    """A data set of DATASETS, from `data_dir` or from where it is found (`sparsekern.zoo.sources`).
+    """A data set of DATASETS, from `data_dir` or from where it is found (`sparsekern.zoo.places`).
 
     ValueError for an unknown name, and when the files are missing, broken or of another data set.
     """

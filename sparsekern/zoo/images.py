@@ -1,4 +1,4 @@
-"""One small interface for every image data set: normalised tensors in three parts."""
+"""One small interface for every data set, tensors in three parts; and how images become them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Data:
-    """Images float32 (m, 1, 28, 28), normalised; labels int64 (m,) in 0 … classes - 1.
+    """Images float32 (m, channels, height, width), normalised, and labels int64 (m,); or windows of text,
+    symbols int64 (m, context), and as labels the symbols that follow them, int64 (m, context).
 
-    The validation part is held out of the training files; nothing of the test part is ever chosen by.
+    Labels lie in 0 … classes - 1. The validation part is held out of the training files; nothing of the
+    test part is ever chosen by.
     """
 
     name: str
@@ -32,10 +34,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of the training pixels, with pixels in 0 … 1."""
+    """Mean and standard deviation of the training pixels for each channel, with pixels in 0 … 1."""
 
-    mean: float
-    std: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def split_off_validation(count: int, validation: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -49,17 +51,19 @@ def split_off_validation(count: int, validation: int) -> tuple[NDArray[np.int64]
 def make_data(
     name: str, arrays: Mapping[str, NDArray[np.uint8]], validation: int, normalisation: Normalisation
 ) -> Data:
-    """Data from uint8 arrays train_images, test_images (m, 28, 28) and train_labels, test_labels (m,).
+    """Data from uint8 arrays train_images, test_images and train_labels, test_labels (m,).
 
-    `validation` images are split off the training part.
+    Images are (m, channels, height, width), or without channels (m, height, width). `validation` of them
+    are split off the training part.
     """
+    mean, std = (torch.tensor(figures)[:, None, None] for figures in (normalisation.mean, normalisation.std))
 
     def images(pixels: NDArray[np.uint8]) -> Tensor:
-        scaled = torch.from_numpy(pixels).unsqueeze(1).to(torch.float32).div_(255)
-        return scaled.sub_(normalisation.mean).div_(normalisation.std)
+        scaled = torch.tensor(pixels, dtype=torch.float32).div_(255)
+        return scaled.reshape(len(pixels), -1, *pixels.shape[-2:]).sub_(mean).div_(std)
 
     def labels(values: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(values).to(torch.int64)
+        return torch.tensor(values, dtype=torch.int64)
 
     train, val = split_off_validation(len(arrays["train_labels"]), validation)
     return Data(

@@ -1,35 +1,24 @@
-"""Where data sets come from, and the proof that they are what they say.
+"""MNIST and Fashion-MNIST: read, proved to be what they say, split and normalised.
 
-The full sets are looked for in this order: the `data_dir` argument; the folder in SPARSEKERN_DATA;
-`shared/data` beside the working directory or any folder above it; the folder of the Debian package
-`dataset-fashion-mnist`; a download (extra "data"). A folder that was named, by argument or environment, is
-the only one looked at. Whatever the source, the decompressed bytes must have the published content.
+Whatever the place (`sparsekern.zoo.places`), the decompressed bytes must have the published content.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsekern.zoo import places
 from sparsekern.zoo.idx import parse_idx, read_gzip
 from sparsekern.zoo.images import Data, Normalisation, make_data
 
-FILES = {
-    "train_images": "train-images-idx3-ubyte.gz",
-    "train_labels": "train-labels-idx1-ubyte.gz",
-    "test_images": "t10k-images-idx3-ubyte.gz",
-    "test_labels": "t10k-labels-idx1-ubyte.gz",
-}
-URLS = {
-    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion-mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-}
+PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+FILES = dict(zip(PARTS, places.IDX, strict=True))
 # sha256 of the decompressed files: the same data is spread under several gzip headers.
 CONTENT = {
     "mnist": {
@@ -45,26 +34,10 @@ CONTENT = {
         "test_labels": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
 }
-# sha256 of the .gz files as published, checked before a download is kept.
-PUBLISHED = {
-    "mnist": {
-        "train_images": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "train_labels": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "test_images": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "test_labels": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    },
-    "fashion-mnist": {
-        "train_images": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        "train_labels": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        "test_images": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        "test_labels": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-    },
-}
 NORMALISATION = {
-    "mnist": Normalisation(mean=0.1307, std=0.3081),
-    "fashion-mnist": Normalisation(mean=0.2860, std=0.3530),
+    "mnist": Normalisation(mean=(0.1307,), std=(0.3081,)),
+    "fashion-mnist": Normalisation(mean=(0.2860,), std=(0.3530,)),
 }
-DEBIAN_FOLDER = Path("/usr/share/datasets")
 
 
 def fashion_mnist_6k(data_dir: str | Path | None = None) -> Data:
@@ -74,7 +47,7 @@ def fashion_mnist_6k(data_dir: str | Path | None = None) -> Data:
     """
     path = resources.files("sparsekern.zoo") / "data" / "fashion-mnist-6k.npz"
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-        parts = {part: archive[part] for part in FILES}
+        parts = {part: archive[part] for part in PARTS}
     return make_data("fashion-mnist-6k", parts, 500, NORMALISATION["fashion-mnist"])
 
 
@@ -95,10 +68,10 @@ def arrays(name: str, data_dir: str | Path | None = None) -> dict[str, NDArray[n
 
     ValueError if the files cannot be found, read or downloaded, or are not the published data.
     """
-    folder = locate(name, data_dir)
-    paths = _download(name) if folder is None else {part: folder / file for part, file in FILES.items()}
+    folder, _ = places.find(name, data_dir)
     parts = {}
-    for part, path in paths.items():
+    for part, file in FILES.items():
+        path = folder / file
         raw = read_gzip(path)
         digest = hashlib.sha256(raw).hexdigest()
         parsed = parse_idx(raw, str(path), dimensions=3 if part.endswith("images") else 1)
@@ -108,44 +81,3 @@ def arrays(name: str, data_dir: str | Path | None = None) -> dict[str, NDArray[n
             )
         parts[part] = parsed
     return parts
-
-
-def locate(name: str, data_dir: str | Path | None = None) -> Path | None:
-    """The folder that holds the four files of a full set, or None if only a download can help.
-
-    ValueError for a named folder (argument or SPARSEKERN_DATA) that is missing or lacks the files: nothing
-    else is tried then. The files may lie in the folder itself or in its subfolder `name`.
-    """
-    named = data_dir or os.environ.get("SPARSEKERN_DATA")
-    if named:
-        for folder in (Path(named) / name, Path(named)):
-            if _complete(folder):
-                return folder
-        found = "it has not all of them" if Path(named).is_dir() else "there is no such folder"
-        raise ValueError(
-            f"data folder {named}: {', '.join(FILES.values())} expected there or in {name}/; {found}"
-        )
-    here = Path.cwd()
-    beside = [folder / "shared" / "data" / name for folder in (here, *here.parents)]
-    return next((folder for folder in [*beside, DEBIAN_FOLDER / name] if _complete(folder)), None)
-
-
-def _complete(folder: Path) -> bool:
-    return all((folder / file).is_file() for file in FILES.values())
-
-
-def _download(name: str) -> dict[str, Path]:
-    """The four files in pooch's cache, fetched where they are missing; pooch checks the published hashes."""
-    hint = f"{name} was not found on this machine: name its folder by --data-dir or SPARSEKERN_DATA"
-    try:
-        import pooch
-    except ImportError as error:
-        raise ValueError(f'{hint}, or let it be downloaded: pip install "sparsekern[data]"') from error
-    cache = pooch.os_cache("sparsekern") / name
-    try:
-        return {
-            part: Path(pooch.retrieve(URLS[name] + file, f"sha256:{PUBLISHED[name][part]}", file, cache))
-            for part, file in FILES.items()
-        }
-    except OSError as error:
-        raise ValueError(f"{hint}; the download from {URLS[name]} failed: {error}") from error

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparsekern import zoo
-from sparsekern.zoo import sources
+from sparsekern.zoo import places, sources
 from sparsekern.zoo.idx import parse_idx, read_gzip
 from sparsekern.zoo.images import split_off_validation
 
@@ -59,7 +59,7 @@ def test_the_embedded_set_has_what_it_says() -> None:
 
 
 def test_the_embedded_set_is_the_first_images_of_each_class_of_the_full_one() -> None:
-    full_folder = sources.locate("fashion-mnist")
+    full_folder = places.locate("fashion-mnist")
     if full_folder is None:
         pytest.skip("the full Fashion-MNIST is not on this machine")
     data = zoo.dataset("fashion-mnist-6k")
@@ -87,7 +87,7 @@ def test_a_full_set_is_read_split_and_normalised(tiny_mnist: Path, monkeypatch: 
         sources, "make_data", lambda name, parts, validation, norm: (name, parts, validation, norm)
     )
     name, parts, validation, norm = zoo.dataset("mnist", tiny_mnist)  # type: ignore[misc]
-    assert (name, validation, norm.mean, norm.std) == ("mnist", 5_000, 0.1307, 0.3081)
+    assert (name, validation, norm.mean, norm.std) == ("mnist", 5_000, (0.1307,), (0.3081,))
     assert parts["train_images"].shape == (6, 28, 28) and parts["test_labels"].shape == (6,)
 
 
@@ -103,26 +103,26 @@ def test_places_are_tried_in_order(tiny_mnist: Path, tmp_path: Path, monkeypatch
     project = tmp_path / "work" / "project" / "deep"
     project.mkdir(parents=True)
     monkeypatch.chdir(project)
-    monkeypatch.setattr(sources, "DEBIAN_FOLDER", tmp_path / "none")
-    assert sources.locate("mnist") is None
-    places = [
+    monkeypatch.setattr(places, "DEBIAN_FOLDER", tmp_path / "none")
+    assert places.locate("mnist") is None
+    folders = [
         tmp_path / "debian" / "mnist",
         tmp_path / "work" / "shared" / "data" / "mnist",
         tmp_path / "env" / "mnist",
     ]
-    for place in places:
+    for place in folders:
         place.mkdir(parents=True)
         for file in sources.FILES.values():
             (place / file).write_bytes((tiny_mnist / file).read_bytes())
-    monkeypatch.setattr(sources, "DEBIAN_FOLDER", tmp_path / "debian")
-    assert sources.locate("fashion-mnist") is None
-    assert sources.locate("mnist") == places[1]
+    monkeypatch.setattr(places, "DEBIAN_FOLDER", tmp_path / "debian")
+    assert places.locate("fashion-mnist") is None
+    assert places.locate("mnist") == folders[1]
     monkeypatch.setenv("SPARSEKERN_DATA", str(tmp_path / "env"))
-    assert sources.locate("mnist") == places[2]
-    assert sources.locate("mnist", tiny_mnist) == tiny_mnist
+    assert places.locate("mnist") == folders[2]
+    assert places.locate("mnist", tiny_mnist) == tiny_mnist
     monkeypatch.delenv("SPARSEKERN_DATA")
-    (places[1] / sources.FILES["train_labels"]).unlink()
-    assert sources.locate("mnist") == places[0]
+    (folders[1] / sources.FILES["train_labels"]).unlink()
+    assert places.locate("mnist") == folders[0]
 
 
 def test_a_named_folder_is_the_only_one_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_sizes_that_would_overflow_are_only_a_wrong_length() -> None:
 
 
 def test_without_pooch_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "locate", lambda name, data_dir: None)
+    monkeypatch.setattr(places, "locate", lambda name, data_dir: None)
     monkeypatch.setitem(__import__("sys").modules, "pooch", None)
     with pytest.raises(ValueError, match=r'--data-dir or SPARSEKERN_DATA.*pip install "sparsekern\[data\]"'):
         zoo.dataset("mnist")
@@ -168,10 +168,10 @@ def test_a_download_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pooch = pytest.importorskip("pooch")
 
     def refuse(url: str, known_hash: str, fname: str, path: Path) -> str:
-        assert url == sources.URLS["mnist"] + fname and known_hash.startswith("sha256:")
+        assert url == places.PUBLISHED["mnist"].url + fname and known_hash.startswith("sha256:")
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(sources, "locate", lambda name, data_dir: None)
+    monkeypatch.setattr(places, "locate", lambda name, data_dir: None)
     monkeypatch.setattr(pooch, "retrieve", refuse)
     with pytest.raises(ValueError, match=r"download from https://.* failed: no network"):
         zoo.dataset("mnist")
