@@ -11,44 +11,49 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsekern.zoo.layers import Convs, linear, usual
+from sparsekern.zoo.layers import Convs, linear, scaled, usual
 
 
 class AlexNet(nn.Module):
     """Images (m, 3, 224, 224) to logits (m, 1000).
 
-    `generator` draws the weights. Dropout, in training, draws from torch's own.
+    `generator` draws the weights. `width` scales all hidden layers. `dropout` is the rate in front of the two
+    large linear layers; in training it draws from torch's own generator.
     """
 
     image, classes = (3, 224, 224), 1000
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, generator: torch.Generator | None = None, *, width: float = 1.0, dropout: float = 0.5
+    ) -> None:
         super().__init__()
+        first, second, third, fourth = (scaled(channels, width) for channels in (64, 192, 384, 256))
+        hidden = scaled(4096, width)
         conv = Convs(generator, usual, bias=True)
         self.features = nn.Sequential(
-            conv(3, 64, 11, 4, 2),
+            conv(3, first, 11, 4, 2),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2),
-            conv(64, 192, 5),
+            conv(first, second, 5),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2),
-            conv(192, 384, 3),
+            conv(second, third, 3),
             nn.ReLU(inplace=True),
-            conv(384, 256, 3),
+            conv(third, fourth, 3),
             nn.ReLU(inplace=True),
-            conv(256, 256, 3),
+            conv(fourth, fourth, 3),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2),
         )
         self.avgpool = nn.AdaptiveAvgPool2d(6)
         self.classifier = nn.Sequential(
-            nn.Dropout(),
-            linear(256 * 36, 4096, generator, usual),
+            nn.Dropout(dropout),
+            linear(fourth * 36, hidden, generator, usual),
             nn.ReLU(inplace=True),
-            nn.Dropout(),
-            linear(4096, 4096, generator, usual),
+            nn.Dropout(dropout),
+            linear(hidden, hidden, generator, usual),
             nn.ReLU(inplace=True),
-            linear(4096, 1000, generator, usual),
+            linear(hidden, 1000, generator, usual),
         )
 
     def forward(self, x: Tensor) -> Tensor:

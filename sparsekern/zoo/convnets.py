@@ -8,37 +8,42 @@ of weights that the paper reports.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from sparsekern.zoo.layers import Convs, linear
+from sparsekern.zoo.layers import Convs, linear, scaled
 
 
 class ConvNet(nn.Module):
     """Images (m, 3, 32, 32) to logits (m, 10): a pair of convolutions for each of `widths`.
 
-    `generator` draws the weights, and nothing else is drawn; biases start at zero.
+    `generator` draws the weights, and nothing else is drawn; biases start at zero. `width` scales all hidden
+    layers. `dropout` is the rate behind the two hidden linear layers (the paper's section 3 has 0.5, and does
+    not say where); it changes no name, and in training it draws from torch's own generator.
     """
 
     image, classes = (3, 32, 32), 10
+    widths: tuple[int, ...]
 
-    def __init__(self, widths: Sequence[int], generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, generator: torch.Generator | None = None, *, width: float = 1.0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        hidden = scaled(256, width)
         conv, inputs = Convs(generator, bias=True), 3
         layers: list[nn.Module] = []
-        for width in widths:
-            layers += [conv(inputs, width, 3), nn.ReLU(), conv(width, width, 3), nn.ReLU(), nn.MaxPool2d(2)]
-            inputs = width
+        for channels in (scaled(channels, width) for channels in self.widths):
+            layers += [conv(inputs, channels, 3), nn.ReLU()]
+            layers += [conv(channels, channels, 3), nn.ReLU(), nn.MaxPool2d(2)]
+            inputs = channels
         self.features = nn.Sequential(*layers)
-        side = 32 >> len(widths)
+        side = 32 >> len(self.widths)
         self.classifier = nn.Sequential(
-            linear(inputs * side**2, 256, generator),
-            nn.ReLU(),
-            linear(256, 256, generator),
-            nn.ReLU(),
-            linear(256, 10, generator),
+            linear(inputs * side**2, hidden, generator),
+            _relu(dropout),
+            linear(hidden, hidden, generator),
+            _relu(dropout),
+            linear(hidden, 10, generator),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,22 +52,24 @@ class ConvNet(nn.Module):
         return logits
 
 
+def _relu(dropout: float) -> nn.Module:
+    """One module either way, so that the layers behind it keep their names."""
+    return nn.Sequential(nn.ReLU(), nn.Dropout(dropout)) if dropout else nn.ReLU()
+
+
 class Conv2(ConvNet):
     """4,300,992 weights, 38,592 of them in convolutions."""
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
-        super().__init__((64,), generator)
+    widths = (64,)
 
 
 class Conv4(ConvNet):
     """2,425,024 weights, 259,776 of them in convolutions."""
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
-        super().__init__((64, 128), generator)
+    widths = (64, 128)
 
 
 class Conv6(ConvNet):
     """2,261,184 weights, 1,144,512 of them in convolutions."""
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
-        super().__init__((64, 128, 256), generator)
+    widths = (64, 128, 256)

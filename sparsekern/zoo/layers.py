@@ -27,6 +27,18 @@ def usual(weight: Tensor, generator: torch.Generator | None) -> None:
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
 
 
+def gaussian(weight: Tensor, generator: torch.Generator | None, std: float = 0.02) -> None:
+    """Gaussian of one deviation for all sizes, as in GPT-2."""
+    nn.init.normal_(weight, std=std, generator=generator)
+
+
+def scaled(size: int, width: float) -> int:
+    """`size` hidden units, or channels, times `width`, and at least one; ValueError unless width > 0."""
+    if not 0 < width < math.inf:
+        raise ValueError(f"width must be a positive factor, got {width!r}")
+    return max(1, round(size * width))
+
+
 def linear(inputs: int, outputs: int, generator: torch.Generator | None, draw: Draw = glorot) -> nn.Linear:
     """A linear layer; its bias starts at zero."""
     # Through "meta", since nn.Linear itself would draw from torch's default generator.

@@ -8,22 +8,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsekern.zoo.layers import linear
+from sparsekern.zoo.layers import linear, scaled
 
 
 class LeNet300(nn.Module):
     """Images (m, 1, 28, 28) or (m, 784) to logits (m, 10).
 
-    `generator` draws the weights, and nothing else is drawn; biases start at zero.
+    `generator` draws the weights, and nothing else is drawn; biases start at zero. `width` scales the two
+    hidden layers.
     """
 
     image, classes = (1, 28, 28), 10
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
+    def __init__(self, generator: torch.Generator | None = None, *, width: float = 1.0) -> None:
         super().__init__()
-        self.fc1 = linear(784, 300, generator)
-        self.fc2 = linear(300, 100, generator)
-        self.fc3 = linear(100, 10, generator)
+        first, second = scaled(300, width), scaled(100, width)
+        self.fc1 = linear(784, first, generator)
+        self.fc2 = linear(first, second, generator)
+        self.fc3 = linear(second, 10, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (m, 10) of images (m, 1, 28, 28) or (m, 784)."""

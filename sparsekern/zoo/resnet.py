@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sparsekern.zoo.layers import Convs, Draw, glorot, he, linear
+from sparsekern.zoo.layers import Convs, Draw, glorot, he, linear, scaled
 
 
 class BasicBlock(nn.Module):
@@ -57,20 +57,21 @@ class ResNet20(nn.Module):
     270,896 weights, 270,256 of them in convolutions; 274,042 numbers with biases and what batch
     normalisation learns and keeps, which fits the paper's 274K. As there, 1x1 convolutions lead around
     blocks that change sizes, and initialisation is Gaussian Glorot. `generator` draws the weights, and
-    nothing else is drawn.
+    nothing else is drawn. `width` scales all convolutions.
     """
 
     image, classes = (3, 32, 32), 10
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
+    def __init__(self, generator: torch.Generator | None = None, *, width: float = 1.0) -> None:
         super().__init__()
         conv = Convs(generator, glorot)
-        self.conv1 = conv(3, 16, 3)
-        self.bn1 = nn.BatchNorm2d(16)
+        widths = [scaled(channels, width) for channels in (16, 32, 64)]
+        self.conv1 = conv(3, widths[0], 3)
+        self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
-        self.layer1, self.layer2, self.layer3 = _stages(16, (16, 32, 64), 3, conv)
+        self.layer1, self.layer2, self.layer3 = _stages(widths[0], widths, 3, conv)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = linear(64, 10, generator)
+        self.fc = linear(widths[-1], 10, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (m, 10) of images (m, 3, 32, 32)."""
@@ -84,21 +85,24 @@ class ResNet18(nn.Module):
 
     11,678,912 weights, 11,166,912 of them in convolutions; 11,689,512 with biases and what batch
     normalisation learns. He initialisation, as torchvision has it. `generator` draws the weights, and
-    nothing else is drawn.
+    nothing else is drawn. `width` scales all convolutions.
     """
 
     image, classes = (3, 224, 224), 1000
 
-    def __init__(self, generator: torch.Generator | None = None, draw: Draw = he) -> None:
+    def __init__(
+        self, generator: torch.Generator | None = None, draw: Draw = he, *, width: float = 1.0
+    ) -> None:
         super().__init__()
         conv = Convs(generator, draw)
-        self.conv1 = conv(3, 64, 7, 2)
-        self.bn1 = nn.BatchNorm2d(64)
+        widths = [scaled(channels, width) for channels in (64, 128, 256, 512)]
+        self.conv1 = conv(3, widths[0], 7, 2)
+        self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(64, (64, 128, 256, 512), 2, conv)
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(widths[0], widths, 2, conv)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = linear(512, 1000, generator, draw)
+        self.fc = linear(widths[-1], 1000, generator, draw)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (m, 1000) of images (m, 3, 224, 224)."""

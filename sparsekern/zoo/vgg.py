@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sparsekern.zoo.layers import Convs, linear
+from sparsekern.zoo.layers import Convs, linear, scaled
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -22,21 +22,23 @@ class VGG(nn.Module):
     """Images (m, 3, 32, 32) to logits (m, 10): `depths` convolutions of each of WIDTHS, poolings between
     them.
 
-    `generator` draws the weights, and nothing else is drawn.
+    `generator` draws the weights, and nothing else is drawn. `width` scales all convolutions.
     """
 
     image, classes = (3, 32, 32), 10
 
-    def __init__(self, depths: Sequence[int], generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, depths: Sequence[int], generator: torch.Generator | None = None, width: float = 1.0
+    ) -> None:
         super().__init__()
         conv, inputs = Convs(generator), 3
         layers: list[nn.Module] = []
-        for width, depth in zip(WIDTHS, depths, strict=True):
+        for channels, depth in zip((scaled(size, width) for size in WIDTHS), depths, strict=True):
             if layers:
                 layers.append(nn.MaxPool2d(2))
             for _ in range(depth):
-                layers += [conv(inputs, width, 3), nn.BatchNorm2d(width), nn.ReLU()]
-                inputs = width
+                layers += [conv(inputs, channels, 3), nn.BatchNorm2d(channels), nn.ReLU()]
+                inputs = channels
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AvgPool2d(2)
         self.classifier = linear(inputs, 10, generator)
@@ -50,12 +52,12 @@ class VGG(nn.Module):
 class VGG16(VGG):
     """14,715,584 weights, 14,710,464 of them in 13 convolutions."""
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
-        super().__init__((2, 2, 3, 3, 3), generator)
+    def __init__(self, generator: torch.Generator | None = None, *, width: float = 1.0) -> None:
+        super().__init__((2, 2, 3, 3, 3), generator, width)
 
 
 class VGG19(VGG):
     """20,024,000 weights, 20,018,880 of them in 16 convolutions."""
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
-        super().__init__((2, 2, 4, 4, 4), generator)
+    def __init__(self, generator: torch.Generator | None = None, *, width: float = 1.0) -> None:
+        super().__init__((2, 2, 4, 4, 4), generator, width)

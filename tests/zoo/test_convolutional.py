@@ -29,7 +29,7 @@ def network(name: str, seed: int = 0) -> nn.Module:
 
 
 def test_every_network_but_lenet_has_its_sizes_here() -> None:
-    assert set(SIZES) == set(zoo.MODELS) - {"lenet300"}
+    assert set(SIZES) == set(zoo.MODELS) - {"lenet300", "transformer"}
 
 
 @pytest.mark.parametrize("name", SIZES)

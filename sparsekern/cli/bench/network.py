@@ -100,7 +100,7 @@ def bench_network(options: argparse.Namespace) -> int:
 def measure_network(case: NetworkCase, budget_s: float) -> Outcome:
     """Make the network in all its forms, check each against float64, and time them in one interleaved run."""
     model = masked_network(case)
-    x = torch.randn(case.batch, *_image(model), generator=torch.Generator().manual_seed(1))
+    x = zoo.example(model, case.batch, torch.Generator().manual_seed(1))
     outcome = Outcome(case)
     with torch.inference_mode():
         want = copy.deepcopy(model).double()(x.double())
@@ -171,11 +171,6 @@ def _onnxruntime(model: nn.Module, x: Tensor) -> Any:
         except (RuntimeError, TypeError, ImportError) as error:
             return f"torch does not export it: {(str(error).splitlines() or [''])[0]}"
     return onnxruntime_call(file.getvalue())
-
-
-def _image(model: Any) -> tuple[int, ...]:
-    shape: tuple[int, ...] = model.image
-    return shape
 
 
 def _channels_last(x: Tensor) -> Tensor:
