@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sparsekern.tickets.config import CONTROLS, SearchConfig
+from sparsekern.tickets.config import PRUNING, SearchConfig
+from sparsekern.tickets.controls import CONTROLS
 from sparsekern.tickets.matching import MATCH_TOLERANCE, Difference, difference, matched, qualifies
 from sparsekern.tickets.recipe import RECIPES, Recipe, Task, task
 from sparsekern.tickets.results import RoundResult
 from sparsekern.tickets.rounds import Search, rehearse, search
+from sparsekern.tickets.stepper import Training
 from sparsekern.tickets.ticket import Ticket
 from sparsekern.tickets.training import CurvePoint, TrainResult, train
 
 __all__ = [
     "CONTROLS",
     "MATCH_TOLERANCE",
+    "PRUNING",
     "RECIPES",
     "CurvePoint",
     "Difference",
@@ -28,6 +31,7 @@ __all__ = [
     "Task",
     "Ticket",
     "TrainResult",
+    "Training",
     "difference",
     "find_ticket",
     "matched",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsekern._version import __version__
 from sparsekern.tickets import files
+from sparsekern.tickets.checkpoint import points
 from sparsekern.tickets.config import SearchConfig
 from sparsekern.tickets.training import CurvePoint, TrainResult, accuracy
 
@@ -98,7 +99,7 @@ def load_result(
         kind=kind,
         round=index,
         masks=found,
-        curve=_curve(files.field(header, "curve", list, path), path),
+        curve=tuple(CurvePoint(*point) for point in points(files.field(header, "curve", list, path), path)),
         early_stop_step=files.field(header, "early_stop_step", int, path),
         test_predictions=predictions,
         state=state,
@@ -120,11 +121,3 @@ def _predictions(tensors: Mapping[str, Tensor], labels: Tensor, stated: float, p
     if (share := accuracy(found, labels)) != stated:
         raise ValueError(f"{path}: test_accuracy {share} expected from its predictions, got {stated}")
     return found
-
-
-def _curve(points: Sequence[object], path: Path) -> tuple[CurvePoint, ...]:
-    """The curve out of lists [step, loss, accuracy]."""
-    for point in points:
-        if not isinstance(point, list) or [type(value) for value in point] != [int, float, float]:
-            raise ValueError(f"{path}: curve points [step, loss, accuracy] expected, got {point!r}")
-    return tuple(CurvePoint(*point) for point in points if isinstance(point, list))

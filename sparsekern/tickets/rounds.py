@@ -7,32 +7,29 @@ fresh data order, drops the weights that are smallest after the last iteration, 
 from __future__ import annotations
 
 import json
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsekern import zoo
 from sparsekern.bench.atomic import LEFTOVERS
-from sparsekern.masks import maskable
-from sparsekern.prune import next_masks, output_rates
+from sparsekern.prune import next_masks
+from sparsekern.tickets import ranks
 from sparsekern.tickets.config import SearchConfig
+from sparsekern.tickets.controls import INITIAL, Setup, full_masks, require_control
+from sparsekern.tickets.lab import TICKET, Lab, draw, on_device, rewind_point
 from sparsekern.tickets.matching import qualifies
-from sparsekern.tickets.results import RoundResult, alive_share, load_result, save_result
+from sparsekern.tickets.results import RoundResult, alive_share
+from sparsekern.tickets.stepper import State, Swap, copy_state
 from sparsekern.tickets.ticket import Ticket
-from sparsekern.tickets.training import CurvePoint, Progress, State, copy_state, steps, stream, train
-
-# What a stream of random numbers is for; part of its key, so no two uses share one.
-INITIAL, ORDER, REINITIAL = 0, 1, 2
-TICKET = "ticket"
+from sparsekern.tickets.training import Progress
 
 
 @dataclass(frozen=True)
 class Search:
-    """A finished search: `rounds[0]` is the dense network, `controls[name]` starts with round 1.
+    """A finished search: `rounds[0]` is the dense network. `controls[name]` are the runs of a control: one
+    for each round from 1 on, or the only one that it has, with round 0.
 
     `rewind` is θ_k, the state from which every pruned round started.
     """
@@ -69,6 +66,10 @@ class Search:
             return matching[-1]
         return max(pruned, key=lambda result: (result.val_accuracy, result.round))
 
+    def control(self, name: str, index: int) -> RoundResult | None:
+        """The control's run of a round; None where it has none."""
+        return next((result for result in self.controls[name] if result.round == index), None)
+
     def ticket(self, round_index: int) -> Ticket:
         """The ticket of one round; ValueError if there is no such round."""
         if not 0 <= round_index < len(self.rounds):
@@ -86,11 +87,11 @@ class Search:
     def __str__(self) -> str:
         lines = ["round  sparsity  val acc  test acc  early stop  " + "  ".join(self.controls)]
         for result in self.rounds:
-            controls = [self.controls[name][result.round - 1] for name in self.controls if result.round]
+            beside = [self.control(name, result.round) for name in self.controls]
             lines.append(
                 f"{result.round:>5}  {result.sparsity:>8.2%}  {result.val_accuracy:>7.2%}  "
                 f"{result.test_accuracy:>8.2%}  {result.early_stop_step:>10,}  "
-                + "  ".join(f"{control.test_accuracy:.2%}" for control in controls)
+                + "  ".join("      " if one is None else f"{one.test_accuracy:.2%}" for one in beside)
             )
         return "\n".join(lines)
 
@@ -100,22 +101,12 @@ def _figures(result: RoundResult) -> dict[str, object]:
     return {name: getattr(result, name) for name in names}
 
 
-def rewind_point(config: SearchConfig, data: zoo.Data) -> tuple[State, State]:
-    """(θ_0, θ_k): the initialisation, and it after the first k = `rewind_to` iterations of the dense run."""
-    model = zoo.model(config.task.model, stream(config.seed, INITIAL))
-    initial = copy_state(model)
-    if config.rewind_to:
-        dense_run = steps(model, {}, data, config.task.recipe, (config.seed, ORDER, 0))
-        next(done for done in dense_run if done == config.rewind_to)
-    return initial, copy_state(model)
-
-
 def shrink(config: SearchConfig, final: State, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """The masks after a round with `masks` that ended in `final`: the smallest magnitudes dropped."""
     return next_masks(
         {name: final[name] for name in masks},
         masks,
-        output_rates(list(masks), config.rate, config.rate / 2),
+        config.rates(masks),
         block=config.block,
         scope=config.scope,
     )
@@ -130,7 +121,7 @@ def rehearse(config: SearchConfig) -> None:
     """
     if config.rounds == 0:
         raise ValueError("a search of at least one pruned round is expected, got rounds=0")
-    model = zoo.model(config.task.model, stream(config.seed, INITIAL))
+    model = draw(config, 1.0, INITIAL)
     weights, masks = copy_state(model), full_masks(model)
     for index in range(1, config.rounds + 1):
         before = masks
@@ -145,109 +136,74 @@ def rehearse(config: SearchConfig) -> None:
         )
 
 
-def full_masks(model: nn.Module) -> dict[str, Tensor]:
-    """The masks of the dense network: everything is alive."""
-    return {
-        f"{name}.weight": torch.ones_like(cast(Tensor, layer.weight), dtype=torch.bool)
-        for name, layer in maskable(model).items()
-    }
-
-
 def search(
-    config: SearchConfig, *, out: str | Path | None = None, progress: Progress | None = None
+    config: SearchConfig,
+    *,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    swap: Swap | None = None,
+    device: str = "cpu",
 ) -> Search:
     """Find tickets: the dense network, then `config.rounds` rounds and their controls.
 
     out: a folder; every finished run is kept in `out/<config.digest>`, and what is there already is not run
-    again. A file there that cannot be trusted is reported by a RuntimeWarning and its run repeated. On the
-    same machine with the same number of threads, a resumed search is bit for bit the uninterrupted one.
+    again. A run that was killed goes on from its last checkpoint there. A file that cannot be trusted is
+    reported by a RuntimeWarning and its run repeated. On the same machine with the same number of threads, a
+    resumed search is bit for bit the uninterrupted one. Events are logged in `log.jsonl` beside the runs.
 
     progress: called with a dict for each event: "event" ("start", "eval" or "done"), "kind", "round" and
     "sparsity"; with "start" also "iterations"; with "eval" the fields of CurvePoint; with "done"
-    "val_accuracy", "test_accuracy", "seconds" and "resumed".
+    "val_accuracy", "test_accuracy", "seconds" and "resumed". swap: puts sparse layers into a network, for a
+    config with `sparse_from`. device: where it is trained.
 
-    ValueError for data that cannot be found, a block that leaves a layer empty, or training that diverges.
+    In processes that torch.distributed joins all ranks call this alike, and all get the result.
+
+    ValueError for data that cannot be found, a block that leaves a layer empty, training that diverges, or
+    `sparse_from` without `swap`; OSError for a disk that takes no more, the last files on it being whole.
     """
-    data = zoo.dataset(config.task.data, config.task.data_dir)
-    folder = None if out is None else Path(out) / config.digest
+    if (config.sparse_from is None) != (swap is None):
+        raise ValueError(f"swap is expected with sparse_from and only then, got {config.sparse_from}, {swap}")
+    data = on_device(zoo.dataset(config.task.data, config.task.data_dir), device)
+    folder = None if out is None or ranks.rank() else Path(out) / config.digest
     for leftover in () if folder is None else folder.glob(LEFTOVERS):
         leftover.unlink(missing_ok=True)
-    lab = _Lab(config, data, folder, progress)
+    lab = Lab(config, data, folder, progress, swap)
     initial, rewind = rewind_point(config, data)
-    masks = full_masks(lab.model(INITIAL))
+    masks = full_masks(draw(config, 1.0, INITIAL, data=data))
     rounds: list[RoundResult] = []
     controls: dict[str, list[RoundResult]] = {name: [] for name in config.controls}
     for index in range(config.rounds + 1):
         if index:
-            masks = shrink(config, rounds[-1].final, masks)
-        rounds.append(lab.run(TICKET, index, masks, rewind if index else initial))
+            masks = ranks.agreed(_next(config, rounds, masks))
+        rounds.append(lab.run(TICKET, index, _ticket_setup(config, rounds, masks, initial, rewind)))
         for name, results in controls.items():
-            if index:
-                results.append(lab.run(name, index, masks, copy_state(lab.model(REINITIAL, index))))
+            if index if (control := require_control(name)).each_round else not index:
+                before = rounds[max(index - 1, 0)].final
+                this = lab.round(index, masks, rewind, before)
+                results.append(lab.run(name, index, control.setup(this, name.partition(":")[2])))
     return Search(config, rewind, tuple(rounds), {name: tuple(results) for name, results in controls.items()})
 
 
-@dataclass(frozen=True)
-class _Lab:
-    """What all the runs of one search share."""
+def _next(config: SearchConfig, rounds: list[RoundResult], masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of the round that follows `rounds`, whose last has `masks`."""
+    if config.method == "iterative":
+        return shrink(config, rounds[-1].final, masks)
+    masks = rounds[0].masks
+    for _ in rounds:  # as many steps down the ladder, all by the dense network's weights
+        masks = shrink(config, rounds[0].final, masks)
+    return masks
 
-    config: SearchConfig
-    data: zoo.Data
-    folder: Path | None
-    progress: Progress | None
 
-    def model(self, *key: int) -> nn.Module:
-        """A new draw from the initialiser; `key` says what for."""
-        return zoo.model(self.config.task.model, stream(self.config.seed, *key))
-
-    def run(self, kind: str, index: int, masks: dict[str, Tensor], initial: State) -> RoundResult:
-        """The result of one run: read back if its file is there and whole, else trained and written."""
-        path = None if self.folder is None else self.folder / f"{kind}-{index:02}.safetensors"
-        result = self._stored(path, kind, index, masks)
-        resumed = result is not None
-        if result is None:
-            result = self._train(kind, index, masks, initial)
-            if path is not None:
-                save_result(path, result, self.config)
-        self._report(
-            "done",
-            kind,
-            index,
-            masks,
-            val_accuracy=result.val_accuracy,
-            test_accuracy=result.test_accuracy,
-            seconds=result.seconds,
-            resumed=resumed,
-        )
-        return result
-
-    def _stored(
-        self, path: Path | None, kind: str, index: int, masks: dict[str, Tensor]
-    ) -> RoundResult | None:
-        if path is None or not path.exists():
-            return None
-        try:
-            return load_result(path, kind, index, masks, self.config, self.data.test_y)
-        except ValueError as error:
-            warnings.warn(f"{error}; this run is repeated", RuntimeWarning, stacklevel=4)
-            return None
-
-    def _train(self, kind: str, index: int, masks: dict[str, Tensor], initial: State) -> RoundResult:
-        recipe = self.config.task.recipe
-        self._report("start", kind, index, masks, iterations=recipe.iterations)
-
-        def watch(point: CurvePoint) -> None:
-            self._report("eval", kind, index, masks, **asdict(point))
-
-        model = self.model(INITIAL)
-        model.load_state_dict(initial)
-        # Tickets go on from step k with the batches of step k; the dense network and the controls, which do
-        # not start from θ_k, run the whole course.
-        start = self.config.rewind_to if kind == TICKET and index else 0
-        result = train(model, masks, self.data, recipe, (self.config.seed, ORDER, index), start, watch)
-        return RoundResult(kind=kind, round=index, masks=masks, **vars(result))
-
-    def _report(self, event: str, kind: str, index: int, masks: dict[str, Tensor], **details: object) -> None:
-        if self.progress is not None:
-            who = {"event": event, "kind": kind, "round": index, "sparsity": 1 - alive_share(masks)}
-            self.progress({**who, **details})
+def _ticket_setup(
+    config: SearchConfig, rounds: list[RoundResult], masks: dict[str, Tensor], initial: State, rewind: State
+) -> Setup:
+    """Where the run after `rounds` starts: see `SearchConfig.reset`."""
+    recipe = config.task.recipe
+    if not rounds:
+        return Setup(masks, initial, recipe)
+    if config.reset == "weights":
+        return Setup(masks, rewind, recipe, config.rewind_to)
+    last = rounds[-1 if config.method == "iterative" else 0].final
+    if config.reset == "none":
+        recipe = recipe.settled()
+    return Setup(masks, last, recipe, config.rewind_to)

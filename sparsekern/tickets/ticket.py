@@ -13,7 +13,7 @@ from sparsekern._version import __version__
 from sparsekern.masks import dense_state, mask_, unmask_
 from sparsekern.tickets import files
 from sparsekern.tickets.results import alive_share
-from sparsekern.tickets.training import State
+from sparsekern.tickets.stepper import State
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,13 @@ def test_the_full_sets_have_the_recipe_of_the_paper() -> None:
             "iterations": 50_000,
             "eval_every": 100,
             "weight_decay": 0.0,
+            "momentum": 0.0,
+            "warmup": 0,
+            "drops": (),
+            "drop_factor": 0.1,
+            "dropout": 0.0,
+            "augment": "none",
+            "precision": "float32",
         }
     assert all(model in zoo.MODELS and data in zoo.DATASETS for model, data in RECIPES)
     assert {data for _, data in RECIPES} == set(zoo.DATASETS)
@@ -34,7 +41,7 @@ def test_keywords_override_the_recipe_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "lenet5"}, r"unknown model 'lenet5': expected one of \[.*'lenet300'.*\]"),
+        ({"model": "lenet5"}, r"unknown network 'lenet5': expected one of \[.*'lenet300'.*\]"),
         ({"data": "imagenet"}, "unknown data set 'imagenet': expected one of"),
         ({"epochs": 3}, r"unknown recipe fields \['epochs'\]: expected some of \['optimizer', 'lr'"),
         ({"optimizer": "lion"}, r"unknown optimizer 'lion': expected one of \['adam', 'sgd'\]"),
@@ -57,7 +64,7 @@ def test_bad_tasks_are_refused(arguments: dict[str, Any], message: str) -> None:
         ({"rewind_to": 1_200}, r"rewind_to must be an int in 0 … 1199, got 1200"),
         ({"scope": "all"}, "unknown scope 'all'"),
         ({"block": (16,)}, "two positive ints"),
-        ({"controls": ("shuffle",)}, r"unknown controls \['shuffle'\]: expected some of \['reinit'\]"),
+        ({"controls": ("twins",)}, r"unknown control 'twins': expected some of \['reinit', .*'regroup:…'"),
     ],
 )
 def test_bad_searches_are_refused(arguments: dict[str, Any], message: str) -> None:

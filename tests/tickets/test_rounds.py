@@ -7,18 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsekern import zoo
-from sparsekern.tickets import Search, SearchConfig, Ticket, find_ticket, rehearse, search, task
+from sparsekern.tickets import Search, SearchConfig, Ticket, find_ticket, lab, rehearse, search, task
 from sparsekern.tickets import rounds as module
-from sparsekern.tickets.training import copy_state, steps
+from sparsekern.tickets.stepper import Training, copy_state, steps
 
 TINY = task(iterations=6, eval_every=3)
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def under(masks: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with its dead weights at zero."""
+    return {
+        name: torch.where(masks[name], value, 0) if name in masks else value for name, value in state.items()
+    }
 
 
 class Recorder:
@@ -28,15 +35,14 @@ class Recorder:
         self.initial: list[dict[str, Tensor]] = []
         self.keys: list[tuple[int, ...]] = []
         self.starts: list[int] = []
-        self._train = module.train
-        monkeypatch.setattr(module, "train", self)
+        self._train = lab.train
+        monkeypatch.setattr(lab, "train", self)
 
-    def __call__(self, model: nn.Module, *rest: Any) -> Any:
-        _, _, _, key, start, _ = rest
-        self.initial.append(copy_state(model))
-        self.keys.append(key)
-        self.starts.append(start)
-        return self._train(model, *rest)
+    def __call__(self, training: Training, *rest: Any) -> Any:
+        self.initial.append(copy_state(training.model))
+        self.keys.append(training.key)
+        self.starts.append(training.start)
+        return self._train(training, *rest)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,9 @@ def test_survivors_and_biases_rewind_bit_for_bit_with_a_new_order_per_round(
     recorder = Recorder(monkeypatch)
     found = search(SearchConfig(TINY, rounds=2, seed=5))
     dense, first, control, second, other_control = recorder.initial
-    assert same(dense, found.rewind) and same(first, found.rewind) and same(second, found.rewind)
+    assert same(dense, found.rewind)
+    assert same(first, under(found.rounds[1].masks, found.rewind))
+    assert same(second, under(found.rounds[2].masks, found.rewind))
     assert bool((found.rounds[0].final["fc1.bias"] != 0).any()) and bool((second["fc1.bias"] == 0).all())
     assert not same(control, found.rewind) and not same(control, other_control)
     assert len(set(recorder.keys)) == 3 and recorder.keys[1] == recorder.keys[2]
@@ -88,7 +96,8 @@ def test_late_rewinding_returns_to_step_k_of_weights_and_order(monkeypatch: pyte
     model.load_state_dict(dense)
     run = steps(model, {}, zoo.dataset("fashion-mnist-6k"), TINY.recipe, recorder.keys[0])
     assert [next(run), next(run)] == [1, 2]
-    assert same(copy_state(model), found.rewind) and same(ticket, found.rewind)
+    assert same(copy_state(model), found.rewind)
+    assert same(ticket, under(found.rounds[1].masks, found.rewind))
     assert not same(dense, found.rewind) and not same(control, found.rewind)
     # Rounds go on with the remaining steps; the dense network and the control run all of them.
     assert recorder.starts == [0, 2, 0]
@@ -170,7 +179,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
     def unexpected(*given: object) -> None:
         raise AssertionError("nothing may be trained")
 
-    monkeypatch.setattr(module, "train", unexpected)
+    monkeypatch.setattr(lab, "train", unexpected)
     with pytest.raises(ValueError, match=message):
         find_ticket(TINY, **{"rounds": 3, **settings})
 

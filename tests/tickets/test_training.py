@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from sparsekern import zoo
 from sparsekern.masks import dense_state
 from sparsekern.prune import prune_
-from sparsekern.tickets import Recipe, train
-from sparsekern.tickets.training import accuracy, batches, copy_state, evaluate, steps, stream
+from sparsekern.tickets import Recipe, Training, train
+from sparsekern.tickets.stepper import batches, copy_state, steps, stream
+from sparsekern.tickets.training import accuracy, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_early_stop_is_the_first_minimum_and_everything_reported_is_of_that_step
     recipe = Recipe(iterations=40, eval_every=3, lr=0.01)
     seen = []
     model = lenet()
-    result = train(model, {}, data, recipe, (0,), watch=seen.append)
+    result = train(Training(model, {}, data, recipe, (0,)), seen.append)
     assert [point.step for point in result.curve] == [*range(3, 40, 3), 40] and tuple(seen) == result.curve
     losses = [point.val_loss for point in result.curve]
     stop = result.curve[losses.index(min(losses))]
@@ -86,7 +87,9 @@ def test_early_stop_is_the_first_minimum_and_everything_reported_is_of_that_step
 
 def test_the_same_key_gives_the_same_bits_and_another_key_others(data: zoo.Data) -> None:
     recipe = Recipe(iterations=8, eval_every=4)
-    first, again, other = (train(lenet(), {}, data, recipe, key) for key in ((1, 2), (1, 2), (1, 3)))
+    first, again, other = (
+        train(Training(lenet(), {}, data, recipe, key)) for key in ((1, 2), (1, 2), (1, 3))
+    )
     assert same(first.final, again.final) and first.curve == again.curve
     assert not same(first.final, other.final)
 
@@ -95,9 +98,9 @@ def test_validation_data_steers_nothing(data: zoo.Data) -> None:
     recipe = Recipe(iterations=8, eval_every=4)
     blind = replace(data, val_x=torch.zeros_like(data.val_x))
     often = replace(recipe, eval_every=1)
-    expected = train(lenet(), {}, data, recipe, (0,)).final
-    assert same(train(lenet(), {}, blind, recipe, (0,)).final, expected)
-    assert same(train(lenet(), {}, data, often, (0,)).final, expected)
+    expected = train(Training(lenet(), {}, data, recipe, (0,))).final
+    assert same(train(Training(lenet(), {}, blind, recipe, (0,))).final, expected)
+    assert same(train(Training(lenet(), {}, data, often, (0,))).final, expected)
 
 
 def test_evaluate_is_the_mean_over_all_images_however_they_are_cut(data: zoo.Data) -> None:
@@ -113,7 +116,7 @@ def test_divergence_is_an_error_and_not_a_result(data: zoo.Data) -> None:
     with pytest.raises(
         ValueError, match=r"training diverged: validation loss (nan|inf) after \d+ iterations"
     ):
-        train(lenet(), {}, data, Recipe(optimizer="sgd", lr=1e20, iterations=9, eval_every=3), (0,))
+        train(Training(lenet(), {}, data, Recipe(optimizer="sgd", lr=1e20, iterations=9, eval_every=3), (0,)))
 
 
 def test_streams_differ_by_key_and_not_by_history() -> None:
