@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
 
@@ -91,3 +92,32 @@ class Progress:
         """Take the bar off the screen."""
         if self.bar is not None:
             self.bar.close()
+
+
+class TensorBoard:
+    """Writes the events of searches for TensorBoard: one run for each training, curves over its steps.
+
+    ValueError if the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError(f'--tensorboard: {error}; pip install "sparsekern[tensorboard]"') from error
+        self.folder, self.make = folder, SummaryWriter
+        self.writers: dict[str, Any] = {}
+
+    def __call__(self, search: str, event: Mapping[str, Any]) -> None:
+        if event["event"] != "eval":
+            return
+        run = f"{search}/{event['kind']}-{event['round']:02}"
+        if run not in self.writers:
+            self.writers[run] = self.make(str(self.folder / run))
+        for name in ("val_loss", "val_accuracy"):
+            self.writers[run].add_scalar(name, event[name], event["step"])
+
+    def close(self) -> None:
+        """Write what is not on disk yet."""
+        for writer in self.writers.values():
+            writer.close()

@@ -15,13 +15,15 @@ from typing import Any
 from sparsekern import zoo
 from sparsekern.bench import machine
 from sparsekern.bench.report import require_report_extra, write_report
-from sparsekern.cli import STRUCTURES
-from sparsekern.cli.progress import Progress, say
+from sparsekern.cli.joined import joined
+from sparsekern.cli.progress import Progress, TensorBoard, say
 from sparsekern.cli.prove import Proof, prove
 from sparsekern.cli.searches import search_all
+from sparsekern.cli.study import Study, study_of
 from sparsekern.cli.summary import headline, round_entry, structure_entry, winning_round
 from sparsekern.cli.threads import torch_threads
-from sparsekern.tickets import MATCH_TOLERANCE, RoundResult, Search, SearchConfig, rehearse, task
+from sparsekern.tickets import MATCH_TOLERANCE, RoundResult, Search, SearchConfig, ranks, rehearse
+from sparsekern.tickets.lab import draw
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,39 +35,40 @@ def run(options: argparse.Namespace) -> int:
     """
     began = perf_counter()
     require_report_extra()
-    with torch_threads(1):
-        study = _prepare(options)
-        structures = [study.structure(name, searches) for name, searches in study.searches().items()]
+    with torch_threads(1), joined(options.device) as device:
+        this = _prepare(options, device)
+        searches = this.searches()
+        if ranks.rank():
+            return 0  # rank 0 proves and reports for all
+        structures = [this.structure(name, found) for name, found in searches.items()]
+        about = f"{this.study.task.model} on {this.study.task.data}"
         result = {
-            **headline(structures, f"{options.experiment} on {options.data}", options.batch),
+            **headline(structures, about, this.study.batch),
             "tolerance_points": MATCH_TOLERANCE,
             "structures": structures,
             "machine": _machine(),
             "versions": machine.versions() | machine.commit(),
-            "config": _settings(study),
-            "seeds": study.seeds,
+            "config": _settings(this),
+            "seeds": this.study.seeds,
             "command": shlex.join(["sparsekern", *options.arguments]),
             "seconds": round(perf_counter() - began, 1),
         }
     page = write_report(result, options.out)
-    study.drop_old_tickets()
-    study.say("")
+    this.drop_old_tickets()
+    this.say("")
     say(result["verdict"], sys.stdout)
     say(str(page), sys.stdout)
     return 0
 
 
 @dataclass(frozen=True)
-class _Study:
-    """What all structures share. `configs` holds one search for each seed, by the structure's name."""
+class _Run:
+    """What all structures share."""
 
     options: argparse.Namespace
     data: zoo.Data
-    configs: Mapping[str, Sequence[SearchConfig]]
-
-    @property
-    def seeds(self) -> list[int]:
-        return [self.options.seed + offset for offset in range(self.options.seeds)]
+    study: Study
+    device: str
 
     def say(self, line: str) -> None:
         if not self.options.quiet:
@@ -88,10 +91,11 @@ class _Study:
         return structure_entry(name, searches, proofs, self.data.test_y)
 
     def _proof(self, name: str, round_: RoundResult) -> Proof:
-        model = zoo.model(self.options.experiment)
+        config = self.study.configs[name][0]
+        model = draw(config, 1.0, data=self.data)
         model.load_state_dict(round_.state)
         try:
-            return prove(model, self.data.test_x, self.options.batch, self.options.seed)
+            return prove(model, self.data.test_x, self.study.batch, config.seed)
         except RuntimeError as error:
             raise ValueError(
                 f"{name}, round {round_.round}: {error}; --resume trains nothing again"
@@ -102,71 +106,69 @@ class _Study:
 
     def drop_old_tickets(self) -> None:
         """Remove tickets of an earlier run that are not of this one: the report no longer tells of them."""
-        own = {self.ticket_path(name, seed) for name in self.configs for seed in self.seeds}
+        own = {self.ticket_path(name, seed) for name in self.study.configs for seed in self.study.seeds}
         for path in set(self.options.out.glob("ticket-*-seed*.safetensors")) - own:
             path.unlink()
 
     def searches(self) -> dict[str, list[Search]]:
         """Every search, by structure; without `--resume` what an earlier run left is dropped first."""
         kept = self.options.out / "rounds"
-        configs = [config for of_structure in self.configs.values() for config in of_structure]
+        configs = [config for of_structure in self.study.configs.values() for config in of_structure]
         self._settle(configs, kept)
         first = configs[0]
-        self.say(f"{', '.join(self.configs)}: {first.rounds} rounds each, seeds {self.seeds}")
+        self.say(f"{', '.join(self.study.configs)}: {first.rounds} rounds each, seeds {self.study.seeds}")
         found = iter(self._found(configs, kept))
-        return {name: [next(found) for _ in of_structure] for name, of_structure in self.configs.items()}
+        return {
+            name: [next(found) for _ in of_structure] for name, of_structure in self.study.configs.items()
+        }
 
     def _settle(self, configs: Sequence[SearchConfig], kept: Path) -> None:
         """Drop finished rounds, or say that none of those there can be taken."""
+        if ranks.rank():
+            return  # files are the business of rank 0
         own = [kept / config.digest for config in configs]
         if not self.options.resume:
-            for file in (file for folder in own for file in folder.glob("*.safetensors")):
+            for file in (file for folder in own for file in folder.glob("*")):
                 file.unlink()
         elif kept.is_dir() and any(kept.iterdir()) and not any(folder.is_dir() for folder in own):
             self.say(f"nothing to resume: the rounds in {kept} are of other settings; all are trained anew")
 
     def _found(self, configs: Sequence[SearchConfig], kept: Path) -> list[Search]:
-        if self.options.quiet:
-            return search_all(configs, kept, lambda name, event: None)
-        runs = sum(1 + config.rounds * (1 + len(config.controls)) for config in configs)
-        progress = Progress("finding tickets", runs, configs[0].task.recipe.iterations, sys.stderr)
+        runs = sum(config.runs for config in configs)
+        heard: list[Any] = []
+        if not (self.options.quiet or ranks.rank()):
+            heard.append(Progress("finding tickets", runs, configs[0].task.recipe.iterations, sys.stderr))
+        if self.options.tensorboard is not None and not ranks.rank():
+            heard.append(TensorBoard(self.options.tensorboard))
+
+        def watch(name: str, event: dict[str, Any]) -> None:
+            for one in heard:
+                one(name, event)
+
         try:
-            return search_all(configs, kept, progress)
+            return search_all(configs, kept, watch, self.device)
         finally:
-            progress.close()
+            for one in heard:
+                one.close()
 
 
-def _prepare(options: argparse.Namespace) -> _Study:
+def _prepare(options: argparse.Namespace, device: str) -> _Run:
     """Everything that can be wrong with the options is found here, before anything that takes long."""
     from sparsekern.kernels import cpu
 
     if options.data_dir is not None and not options.data_dir.is_dir():
         raise ValueError(f"--data-dir {options.data_dir}: expected a folder, there is none")
-    override = {} if options.iterations is None else {"iterations": options.iterations}
-    chosen = task(options.experiment, options.data, options.data_dir, **override)
-    shapes = {
-        name: tuple(
-            SearchConfig(chosen, options.rounds, options.rate, block=block, seed=options.seed + offset)
-            for offset in range(options.seeds)
-        )
-        for name, block in _structures(options).items()
-    }
-    data = zoo.dataset(chosen.data, chosen.data_dir)
-    if options.batch > len(data.test_y):
-        raise ValueError(f"--batch {options.batch}: {data.name} has {len(data.test_y)} test images")
-    for of_structure in shapes.values():
+    study = study_of(options)
+    data = zoo.dataset(study.task.data, study.task.data_dir)
+    if study.batch > len(data.test_y):
+        raise ValueError(f"--batch {study.batch}: {data.name} has {len(data.test_y)} test images")
+    for of_structure in study.configs.values():
         rehearse(of_structure[0])
     cpu.isa()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=options.out):
         pass
-    return _Study(options, data, shapes)
-
-
-def _structures(options: argparse.Namespace) -> dict[str, tuple[int, int]]:
-    if options.block is not None:
-        return {"x".join(map(str, options.block)): options.block}
-    return STRUCTURES if options.structure == "both" else {options.structure: STRUCTURES[options.structure]}
+    return _Run(options, data, study, device)
 
 
 def _machine() -> dict[str, object]:
@@ -175,9 +177,9 @@ def _machine() -> dict[str, object]:
     return machine.describe(cpu.isa()) | machine.speeds(cpu.fma_peak_gflops)
 
 
-def _settings(study: _Study) -> dict[str, object]:
+def _settings(run: _Run) -> dict[str, object]:
     """The configuration that all searches have in common."""
-    config = asdict(next(iter(study.configs.values()))[0])
+    config = asdict(next(iter(run.study.configs.values()))[0])
     return {name: value for name, value in config.items() if name not in ("block", "seed")}
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -15,29 +15,57 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from sparsekern.bench import machine
-from sparsekern.tickets import Search, SearchConfig, search
+from sparsekern.masks import mask_
+from sparsekern.nn import swap_
+from sparsekern.tickets import Search, SearchConfig, ranks, search
+from sparsekern.tickets.stepper import Swap
 
 Watch = Callable[[str, dict[str, Any]], None]
 
 
-def search_all(configs: Sequence[SearchConfig], kept: Path, watch: Watch) -> list[Search]:
+def search_all(
+    configs: Sequence[SearchConfig], kept: Path, watch: Watch, device: str = "cpu"
+) -> list[Search]:
     """Run every search; finished rounds are kept in, and taken from, the folder `kept`.
 
     `watch(name, event)` gets the progress events of `sparsekern.tickets.search`, `name` being the search's
     digest. One thread each, so that the masks do not depend on the number of cores. No process outlives this
-    call, nor the process that made it, however that ends. ValueError and OSError are those of the first
-    search that fails; ChildProcessError, an OSError, if one was killed.
+    call, nor the process that made it, however that ends. On another device than the CPU, and in one of
+    several ranks, it is one search after the other, in this process.
+
+    ValueError and OSError are those of the first search that fails; ChildProcessError, an OSError, if one was
+    killed.
     """
-    workers = min(len(configs), machine.usable_cpus())
+    workers = min(len(configs), machine.usable_cpus()) if device == "cpu" and ranks.world() == 1 else 1
     if workers > 1:
         _in_processes(configs, kept, watch, workers)
     # What the workers finished is read back here; with one worker it is run here.
     return [
-        search(config, out=kept, progress=None if workers > 1 else partial(watch, config.digest))
+        search(
+            config,
+            out=kept,
+            progress=None if workers > 1 else partial(watch, config.digest),
+            swap=kernels_of(config),
+            device=device,
+        )
         for config in configs
     ]
+
+
+def kernels_of(config: SearchConfig) -> Swap | None:
+    """What puts sparse kernels under a search's training: none without `sparse_from`."""
+    return None if config.sparse_from is None else partial(_train_sparse_, config.sparse_from)
+
+
+def _train_sparse_(threshold: float, model: nn.Module, masks: Mapping[str, Tensor], x: Tensor) -> None:
+    """Sparse layers for those at least `threshold` sparse; the others stay plain."""
+    for name, mask in masks.items():
+        if 1 - float(mask.double().mean()) >= threshold:
+            mask_(model.get_submodule(name.removesuffix(".weight")), mask)
+    swap_(model, x, threshold=threshold)
 
 
 def _in_processes(configs: Sequence[SearchConfig], kept: Path, watch: Watch, workers: int) -> None:
@@ -95,7 +123,7 @@ def _work(configs: Sequence[SearchConfig], kept: Path, sender: Connection) -> No
     torch.set_num_threads(1)
     for config in configs:
         try:
-            search(config, out=kept, progress=partial(_send, sender, config.digest))
+            search(config, out=kept, progress=partial(_send, sender, config.digest), swap=kernels_of(config))
         except (ValueError, OSError) as error:
             _send(sender, config.digest, error)
             return

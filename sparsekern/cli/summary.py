@@ -41,11 +41,15 @@ def round_entry(searches: Sequence[Search], index: int, proof: Proof) -> dict[st
         "seeds": [result.test_accuracy for result in results],
         **proof.figures,
     }
-    if index:
-        entry["accuracy_reinit"] = mean(
-            search.controls["reinit"][index - 1].test_accuracy for search in searches
-        )
-    return entry
+    beside = {name: [search.control(name, index) for search in searches] for name in searches[0].controls}
+    controls = {
+        name: mean(result.test_accuracy for result in results if result is not None)
+        for name, results in beside.items()
+        if None not in results
+    }
+    if "reinit" in controls:
+        entry["accuracy_reinit"] = controls["reinit"]
+    return entry | ({"controls": controls} if controls else {})
 
 
 def structure_entry(

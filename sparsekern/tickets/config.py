@@ -101,6 +101,12 @@ class SearchConfig:
         """A search with what the paper says of the task's network (PRUNING) where `settings` say nothing."""
         return SearchConfig(task, **{**PRUNING.get(task.model, {}), **settings})
 
+    @property
+    def runs(self) -> int:
+        """How many trainings the search is."""
+        each = sum(require_control(name).each_round for name in self.controls)
+        return 1 + self.rounds * (1 + each) + len(self.controls) - each
+
     def rates(self, masks: Mapping[str, Tensor]) -> dict[str, float]:
         """The share that a round drops of each weight, by parameter name; the last one is the output's."""
         conv = self.rate if self.conv_rate is None else self.conv_rate

@@ -143,7 +143,7 @@ def task(
     for an unknown network or data set, a pair without a recipe, or an unknown or bad override.
     """
     if ":" not in model and model not in zoo.MODELS:  # those of libraries are asked for by name
-        raise ValueError(f"unknown network {model!r}: expected one of {sorted(zoo.MODELS)}")
+        raise ValueError(f"unknown model {model!r}: expected one of {sorted(zoo.MODELS)}")
     if data not in zoo.DATASETS:
         raise ValueError(f"unknown data set {data!r}: expected one of {sorted(zoo.DATASETS)}")
     known = [field.name for field in fields(Recipe)]

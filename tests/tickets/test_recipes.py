@@ -41,7 +41,7 @@ def test_keywords_override_the_recipe_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "lenet5"}, r"unknown network 'lenet5': expected one of \[.*'lenet300'.*\]"),
+        ({"model": "lenet5"}, r"unknown model 'lenet5': expected one of \[.*'lenet300'.*\]"),
         ({"data": "imagenet"}, "unknown data set 'imagenet': expected one of"),
         ({"epochs": 3}, r"unknown recipe fields \['epochs'\]: expected some of \['optimizer', 'lr'"),
         ({"optimizer": "lion"}, r"unknown optimizer 'lion': expected one of \['adam', 'sgd'\]"),
