@@ -42,7 +42,7 @@ def next_masks(
             f"got {list(weights)}, {list(alive)}, {list(rates)}, {list(blocks)}"
         )
     _require_shares("rate", rates)
-    units = _scored(weights, alive, blocks, criterion, context or Context())
+    units = scored(weights, alive, blocks, criterion, context or Context())
     wanted = {name: (1 - rates[name]) * int(alive[name].sum()) for name in units}
     kept = share_out(units, wanted, rates, scope)
     return {name: layer.best(kept[name]) for name, layer in units.items()}
@@ -87,7 +87,7 @@ def prune_(
     context = context or Context()
     if context.model is None:
         context = replace(context, model=model)
-    units = _scored(weights, alive, by_layer(model, block, ignore), criterion, context)
+    units = scored(weights, alive, by_layer(model, block, ignore), criterion, context)
     wanted = {name: layer.wanted(1 - sparsities[name]) for name, layer in units.items()}
     kept = share_out(units, wanted, sparsities, scope)
     masks = {name: layer.best(kept[name]) for name, layer in units.items()}
@@ -126,7 +126,7 @@ def prune_in_rounds_(
     return masks
 
 
-def _scored(
+def scored(
     weights: Mapping[str, Tensor],
     alive: Mapping[str, Tensor],
     blocks: Mapping[str, BlockLike],
