@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
-# TMP
+from sparsekern.prune.distributed import broadcast_masks
 
 Value = TypeVar("Value")
 
