@@ -15,6 +15,7 @@ from typing import Any
 from sparsekern import zoo
 from sparsekern.bench import machine
 from sparsekern.bench.report import require_report_extra, write_report
+from sparsekern.cli.analysis import analysis
 from sparsekern.cli.joined import joined
 from sparsekern.cli.progress import Progress, TensorBoard, say
 from sparsekern.cli.prove import Proof, prove
@@ -88,7 +89,10 @@ class _Run:
                 _row(round_entry(searches, index, proofs[-1])) + (" <- winner" if index == winner else "")
             )
         self.say(f"\nthe winning round, layer by layer\n{proofs[winner].swap}")
-        return structure_entry(name, searches, proofs, self.data.test_y)
+        entry = structure_entry(name, searches, proofs, self.data.test_y)
+        told = analysis(searches, self.data, winner)
+        self.say("\n" + _told(told))
+        return entry | told
 
     def _proof(self, name: str, round_: RoundResult) -> Proof:
         config = self.study.configs[name][0]
@@ -169,6 +173,16 @@ def _prepare(options: argparse.Namespace, device: str) -> _Run:
     with tempfile.TemporaryFile(dir=options.out):
         pass
     return _Run(options, data, study, device)
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    lines = [
+        f"search: {found['seconds']['search']:.0f} s of training, without controls",
+        *found.get("ranges", ()),
+    ]
+    if unstable := found.get("instability_points"):
+        lines.append(f"instability by round, points: {' '.join(f'{points:.2f}' for points in unstable)}")
+    return "\n".join(lines)
 
 
 def _machine() -> dict[str, object]:

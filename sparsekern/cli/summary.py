@@ -48,7 +48,7 @@ def round_entry(searches: Sequence[Search], index: int, proof: Proof) -> dict[st
         if None not in results
     }
     if "reinit" in controls:
-        entry["accuracy_reinit"] = controls["reinit"]
+        entry["accuracy_reinit"] = controls.pop("reinit")
     return entry | ({"controls": controls} if controls else {})
 
 

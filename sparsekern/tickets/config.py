@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparsekern.prune import ALLOCATIONS, Geometric
 from sparsekern.tickets import recipe
-from sparsekern.tickets.controls import require_control
+from sparsekern.tickets.controls import ROUNDS, require_control
 from sparsekern.tickets.recipe import Recipe, Task
 
 METHODS = ("iterative", "one-shot")
@@ -104,8 +104,8 @@ class SearchConfig:
     @property
     def runs(self) -> int:
         """How many trainings the search is."""
-        each = sum(require_control(name).each_round for name in self.controls)
-        return 1 + self.rounds * (1 + each) + len(self.controls) - each
+        chosen = [ROUNDS[require_control(name).rounds] for name in self.controls]
+        return sum(1 + sum(there(index) for there in chosen) for index in range(self.rounds + 1))
 
     def rates(self, masks: Mapping[str, Tensor]) -> dict[str, float]:
         """The share that a round drops of each weight, by parameter name; the last one is the output's."""

@@ -24,13 +24,15 @@ LONGEST = 2.0  # Liu et al. train at most twice as long
 
 
 class Setup(NamedTuple):
-    """A run to train: from `state` at iteration `start`, in a network of `width` times the task's units."""
+    """A run to train: from `state` at iteration `start`, in a network of `width` times the task's units, with
+    the round's own order of data (0) or another."""
 
     masks: dict[str, Tensor]
     state: State
     recipe: Recipe
     start: int = 0
     width: float = 1.0
+    order: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ def sign(this: Round, _: str) -> Setup:
     return Setup(this.masks, state, this.recipe)
 
 
+def order(this: Round, _: str) -> Setup:
+    """The ticket itself with another order of data: what linear mode connectivity compares it with (Frankle
+    et al. 2020, arXiv 1912.05671). The dense network has one too, from θ_k."""
+    return Setup(this.masks, this.rewind, this.recipe, this.rewind_to, order=1)
+
+
 def regroup(this: Round, block: str) -> Setup:
     """The ticket in blocks: units permuted, the best blocks chosen, dead weights in them alive again, θ_k
     permuted along (Chen et al. 2022, arXiv 2202.04736)."""
@@ -109,10 +117,10 @@ def budget(this: Round, times: str) -> Setup:
 
 
 class Control(NamedTuple):
-    """How a control is set up, whether in each round or once, and what its parameter is, if it has one."""
+    """How a control is set up, in which rounds, and what its parameter is, if it has one."""
 
     setup: Callable[[Round, str], Setup]
-    each_round: bool = True
+    rounds: str = "pruned"
     parameter: Callable[[str], object] | None = None
 
 
@@ -127,15 +135,23 @@ def _positive(text: str) -> float:
     return float(text)
 
 
+ROUNDS: dict[str, Callable[[int], bool]] = {
+    "pruned": lambda index: index > 0,
+    "dense": lambda index: index == 0,
+    "all": lambda index: True,
+}
+"""In which rounds a control is trained; the dense network is round 0."""
+
 CONTROLS: dict[str, Control] = {
     "reinit": Control(reinit),
     "random": Control(random),
     "shuffle": Control(shuffle),
     "sign": Control(sign),
     "scratch-b": Control(scratch_b),
+    "order": Control(order, "all"),
     "regroup": Control(regroup, parameter=_block),
-    "narrow": Control(narrow, each_round=False, parameter=_positive),
-    "budget": Control(budget, each_round=False, parameter=_positive),
+    "narrow": Control(narrow, "dense", _positive),
+    "budget": Control(budget, "dense", _positive),
 }
 
 

@@ -127,7 +127,7 @@ class Lab:
         model = draw(self.config, setup.width, INITIAL, data=self.data)
         model.load_state_dict(setup.state)
         model.to(self.data.train_x.device)
-        key = (self.config.seed, ORDER, index)
+        key = (self.config.seed, ORDER, index, *([setup.order] if setup.order else []))
         training = Training(model, setup.masks, self.data, setup.recipe, key, setup.start, self.swap)
         checkpoint = None if path is None else self._checkpoint(path, kind, index)
         found = ranks.shared(None if checkpoint is None else _trusted(checkpoint.load))

@@ -17,7 +17,7 @@ from sparsekern.bench.atomic import LEFTOVERS
 from sparsekern.prune import next_masks
 from sparsekern.tickets import ranks
 from sparsekern.tickets.config import SearchConfig
-from sparsekern.tickets.controls import INITIAL, Setup, full_masks, require_control
+from sparsekern.tickets.controls import INITIAL, ROUNDS, Setup, full_masks, require_control
 from sparsekern.tickets.lab import TICKET, Lab, draw, on_device, rewind_point
 from sparsekern.tickets.matching import qualifies
 from sparsekern.tickets.results import RoundResult, alive_share
@@ -29,7 +29,7 @@ from sparsekern.tickets.training import Progress
 @dataclass(frozen=True)
 class Search:
     """A finished search: `rounds[0]` is the dense network. `controls[name]` are the runs of a control: one
-    for each round from 1 on, or the only one that it has, with round 0.
+    for each round that it is trained in (`tickets.CONTROLS`).
 
     `rewind` is θ_k, the state from which every pruned round started.
     """
@@ -177,7 +177,7 @@ def search(
             masks = ranks.agreed(_next(config, rounds, masks))
         rounds.append(lab.run(TICKET, index, _ticket_setup(config, rounds, masks, initial, rewind)))
         for name, results in controls.items():
-            if index if (control := require_control(name)).each_round else not index:
+            if ROUNDS[(control := require_control(name)).rounds](index):
                 before = rounds[max(index - 1, 0)].final
                 this = lab.round(index, masks, rewind, before)
                 results.append(lab.run(name, index, control.setup(this, name.partition(":")[2])))
