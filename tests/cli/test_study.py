@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sparsekern.cli import _parser
-from sparsekern.cli.study import Study, study_of
+from sparsekern.cli.study import Study, configs_of, read, study_of
+from sparsekern.cli.sweep import combinations
 
 TEXT = """
 model = "lenet300"
@@ -102,3 +103,17 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     arguments: list[Any] = [str(tmp_path / "none.toml")]
     with pytest.raises(ValueError, match="a TOML file is expected"):
         study(*arguments)
+
+
+STUDIES = sorted((Path(__file__).parents[2] / "examples" / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_studies_that_come_along_are_read(path: Path) -> None:
+    values = read(path, more=("sweep",))
+    for _, point in combinations(values.pop("sweep", {}), values):
+        assert all(config.rounds > 0 for config in configs_of(point))
+
+
+def test_there_are_studies() -> None:
+    assert len(STUDIES) >= 7
