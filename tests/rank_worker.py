@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import torch
@@ -96,13 +97,24 @@ def a_layer_cut_apart() -> None:
 
 
 def scores_of_any_sign() -> None:
-    """Negative, infinite, and both zeros, which are one."""
+    """Negative, infinite, and both zeros, which are one threshold."""
     scores = torch.tensor([[-2.0, 0.0, -0.0, 3.0, float("inf"), -1e300, 1e-300, -float("inf")]]).double()
     mine = scores if dist.get_rank() == 0 else scores.flip(1)
     for keep in range(17):
-        kept = across_ranks({"w": units_of(mine, (1, 1))}, keep / 2)["w"]
+        units = units_of(mine, (1, 1))
+        units = replace(
+            units, scores=mine.flatten().clamp(min=-1e308).sort(descending=True, stable=True).values
+        )
+        kept = across_ranks({"w": units}, keep / 2)["w"]
         order = torch.cat([scores[0], scores[0].flip(0)]).sort(descending=True, stable=True).indices[:keep]
         assert kept == int((order // 8 == dist.get_rank()).sum()), (keep, kept)
+
+
+def of_two_cuts_equally_near_more_is_kept() -> None:
+    """Three elements are wanted of blocks of two: the best of either rank."""
+    scores = torch.tensor([[4.0, 4.0, 1.0, 1.0]] if dist.get_rank() == 0 else [[3.0, 3.0, 2.0, 2.0]])
+    assert across_ranks({"w": units_of(scores, (1, 2))}, 1.5) == {"w": 1}
+    assert across_ranks({"w": units_of(torch.ones(1, 4), (1, 2))}, 1.5) == {"w": 2 - 2 * dist.get_rank()}
 
 
 def masks_are_broadcast() -> None:
@@ -152,6 +164,7 @@ CHECKS = (
     rates_do_not_compete,
     a_layer_cut_apart,
     scores_of_any_sign,
+    of_two_cuts_equally_near_more_is_kept,
     masks_are_broadcast,
     other_masks_are_an_error_everywhere,
     an_error_of_one_rank_is_everybody_s,

@@ -81,20 +81,16 @@ def across_ranks(units: Mapping[str, Units], wanted: float, group: Group = None)
     place = _device(group)
     elements = whole(float(_summed(torch.tensor([wanted], dtype=torch.float64, device=place), group)))
     living = {name: layer.living for name, layer in units.items()}
-    owner = torch.cat(
-        [torch.empty(0, dtype=torch.int64)] + [torch.full((n,), i) for i, n in enumerate(living.values())]
-    )
+    owner = torch.arange(len(units)).repeat_interleave(torch.tensor(list(living.values()), dtype=torch.int64))
     none = torch.empty(0, device=place)
     scores = torch.cat([none.double()] + [units[name].scores[:n].to(place) for name, n in living.items()])
     sizes = torch.cat([none.long()] + [units[name].sizes[:n].to(place) for name, n in living.items()])
-    keys = _ordered(scores)
-    threshold, above = _threshold(keys, sizes, elements, group)
-    tied = sizes.where(keys == threshold, 0)
-    before = above + sum(_gathered(int(tied.sum()), group)[: dist.get_rank(group)])
-    reached = before + tied.cumsum(0)
+    higher, tied, above = _threshold(_ordered(scores), sizes, elements, group)
+    equal = sizes.where(tied, 0)
+    reached = above + sum(_gathered(int(equal.sum()), group)[: dist.get_rank(group)]) + equal.cumsum(0)
     # A unit that crosses the mark stays if that is at least as near as stopping short of it.
-    near = (reached - elements).abs() <= (elements - (reached - tied)).abs()
-    survives = (keys > threshold) | ((keys == threshold) & (reached - tied < elements) & near)
+    near = (reached - elements).abs() <= (elements - (reached - equal)).abs()
+    survives = higher | (tied & (reached - equal < elements) & near)
     counts = torch.bincount(owner[survives.cpu()], minlength=len(units))
     return {name: int(count) for name, count in zip(units, counts, strict=True)}
 
@@ -145,35 +141,26 @@ def masks_digest(masks: Mapping[str, Tensor]) -> str:
 
 
 def _ordered(scores: Tensor) -> Tensor:
-    """int64 keys in the order of float64 scores, equal where these are equal."""
+    """int64 keys whose bits, read as unsigned, are in the order of float64 scores, equal where these are."""
     bits = (scores + 0.0).view(torch.int64)  # the sum makes -0.0 one with 0.0
-    return torch.where(bits < 0, bits ^ torch.iinfo(torch.int64).max, bits)
+    limits = torch.iinfo(torch.int64)
+    return torch.where(bits < 0, bits ^ limits.max, bits) ^ limits.min
 
 
-def _threshold(keys: Tensor, sizes: Tensor, elements: int, group: Group) -> tuple[int, int]:
-    """(key, above): the units of all ranks with higher keys have `above` elements, fewer than `elements`, and
-    with those of the key itself there are as many or more; the lowest key if there never are."""
-    prefix, above = 0, 0
-    inside = torch.ones_like(keys, dtype=torch.bool)
+def _threshold(keys: Tensor, sizes: Tensor, elements: int, group: Group) -> tuple[Tensor, Tensor, int]:
+    """(higher, tied, above): which units of this rank lie above the threshold, and on it, both bool (units,);
+    and the elements of all ranks above it, fewer than `elements`, which with those on it are reached."""
+    higher, tied, above = torch.zeros_like(keys, dtype=torch.bool), torch.ones_like(keys, dtype=torch.bool), 0
     for shift in range(64 - BITS, -1, -BITS):
         digits = (keys >> shift) & (2**BITS - 1)
-        if shift == 64 - BITS:
-            digits = digits ^ 2 ** (BITS - 1)  # negative keys come first
         sums = torch.zeros(2**BITS, dtype=torch.int64, device=keys.device)
-        sums = _summed(sums.index_add_(0, digits[inside], sizes[inside]), group)
+        sums = _summed(sums.index_add_(0, digits[tied], sizes[tied]), group)
         reached = above + sums.flip(0).cumsum(0).flip(0)  # with this digit or a higher one
-        enough = reached >= elements
-        digit = (
-            int(enough.nonzero()[-1])
-            if bool(enough.any())
-            else int(sums.nonzero()[0])
-            if bool(sums.any())
-            else 0
-        )
+        digit = int((reached >= min(elements, int(reached[0]))).nonzero()[-1])
         above = int(reached[digit] - sums[digit])
-        inside &= digits == digit
-        prefix = prefix << BITS | (digit ^ 2 ** (BITS - 1) if shift == 64 - BITS else digit)
-    return prefix - 2**64 if prefix >= 2**63 else prefix, above
+        higher |= tied & (digits > digit)
+        tied &= digits == digit
+    return higher, tied, above
 
 
 def _device(group: Group) -> torch.device:
