@@ -21,7 +21,7 @@ BARE = {"Makefile", "LICENSE", "run", ".gitignore", ".clang-format"}  # text fil
 
 MANDATORY = {"torch", "numpy", "safetensors"}
 EXTRAS = {"jinja2", "matplotlib", "tqdm", "pooch", "PIL", "onnx", "onnxruntime", "sparseprop"}
-EXTRAS |= {"torchvision", "timm", "sklearn", "scipy"}
+EXTRAS |= {"torchvision", "timm", "sklearn", "scipy", "torch_pruning", "submitit", "tomli"}
 FREE = {"", "__init__", "__main__", "cli"}  # may import everything
 
 

@@ -4,7 +4,7 @@ a score (CRITERIA), a structure (STRUCTURES, `Block`, `NM`, `FanIn`), an allocat
 `by_layer`) and a schedule (`Constant`, `Geometric`, `Exponential`, `Cubic`).
 
 Block tickets: `suggest_block`, `regroup_`, `permute_`, `compact_`. Of families of their own: `Fista`,
-`frozen_step_`, `remove_filters_`, `wann`, subnetworks of random networks.
+`frozen_step_`, `remove_filters_`, `remove_filters_in_graph_`, `wann`, subnetworks of random networks.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from sparsekern.prune.criteria import (
     signed_constant_,
     sparsegpt_,
 )
+from sparsekern.prune.filter_graph import FilterGroup, FilterReport, remove_filters_in_graph_
 from sparsekern.prune.filters import channel_counts, choose_filters, l1_norms, remove_filters_
 from sparsekern.prune.fista import Fista, fista_iterates, penalised, penalty, soft_threshold
 from sparsekern.prune.freeze import frozen_step_
 from sparsekern.prune.given import apply_masks_, load_masks
 from sparsekern.prune.layers import by_layer
-from sparsekern.prune.permute import Group, permutable, permute_
+from sparsekern.prune.permute import Group, permutable, permute_, permuted
 from sparsekern.prune.proxy import yardstick
 from sparsekern.prune.regroup import RegroupedLayer, RegroupReport, regroup_
 from sparsekern.prune.rigl import dense_gradients, rigl_step_, update_fraction
@@ -56,6 +57,8 @@ __all__ = [
     "Cubic",
     "Exponential",
     "FanIn",
+    "FilterGroup",
+    "FilterReport",
     "Fista",
     "Geometric",
     "Group",
@@ -84,12 +87,14 @@ __all__ = [
     "penalty",
     "permutable",
     "permute_",
+    "permuted",
     "popup_scores",
     "prune_",
     "prune_in_rounds_",
     "random_block",
     "regroup_",
     "remove_filters_",
+    "remove_filters_in_graph_",
     "rigl_step_",
     "signed_constant_",
     "soft_threshold",

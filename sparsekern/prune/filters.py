@@ -8,7 +8,7 @@ Filters for Efficient ConvNets", arXiv 1608.08710). Filters are ranked by their 
     remove_filters_(model, kept)
 
 It works on chains: networks in which each layer feeds one other. Networks with branches, as ResNets, are
-refused; Torch-Pruning (pip install torch-pruning) follows the dependencies of any graph.
+for `sparsekern.prune.filter_graph`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SIZES: dict[type[nn.Module], tuple[str, ...]] = {
 }
 """The attributes that say how many entries the weight has along its dimensions."""
 
-_ANY_GRAPH = "a plain chain of layers is expected; Torch-Pruning (pip install torch-pruning) prunes any graph"
+_ANY_GRAPH = "a plain chain of layers is expected; remove_filters_in_graph_ takes networks with branches"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from sparsekern import zoo
 from sparsekern.masks import mask_
+from sparsekern.prune.filter_graph import remove_filters_in_graph_
 from sparsekern.prune.filters import (
     channel_counts,
     choose_filters,
@@ -230,7 +232,7 @@ class Branching(nn.Module):
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "residual": (lambda: zoo.model("resnet20"), r"is read by .*, not by one alone.*Torch-Pruning"),
+    "residual": (lambda: zoo.model("resnet20"), r"is read by .*, not by one alone.*remove_filters_in_graph_"),
     "layer used twice": (Twice, r"layers \['fc'\] are used more than once"),
     "tied weights": (tied, "0 shares a parameter with another layer"),
     "mask": (masked, r"1\.weight must be a plain Parameter: call unmask_ first"),
@@ -256,7 +258,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "control flow": (
         lambda: nn.Sequential(nn.Linear(4, 4), Branching(), nn.Linear(4, 4)),
-        r"Sequential cannot be traced \(.*Torch-Pruning",
+        r"Sequential cannot be traced \(.*remove_filters_in_graph_",
     ),
     "no layer": (lambda: nn.Sequential(nn.ReLU()), "Sequential calls no nn.Conv2d or nn.Linear"),
 }
@@ -285,6 +287,12 @@ def test_wrong_filters_are_refused_and_nothing_is_changed(kept: dict[str, Tensor
     with pytest.raises(ValueError, match=message):
         remove_filters_(model, kept)
     assert model[0].weight.shape == (5, 2) and model[2].weight.shape == (1, 5)
+
+
+def test_without_torch_pruning_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    with pytest.raises(ImportError, match=r'need Torch-Pruning: pip install "sparsekern\[prune\]"'):
+        remove_filters_in_graph_(nn.Sequential(nn.Linear(2, 5), nn.Linear(5, 1)), torch.ones(1, 2), 0.5)
 
 
 def test_wrong_counts_and_orders_are_refused() -> None:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from sparsekern.prune.axes import Space, Untraceable, quiet, run, trace
 from sparsekern.prune.compact.dead import Candidates, additions_of, alive_units, candidates_of, constant_units
 from sparsekern.prune.compact.shrink import Undo, shrink_
+from sparsekern.prune.outputs import difference, tensors_in
 from sparsekern.prune.tables import as_table
 
 __all__ = ["CompactReport", "CompactedGroup", "compact_"]
@@ -83,7 +83,7 @@ def compact_(model: nn.Module, example_inputs: Any) -> CompactReport:
     except Untraceable as error:
         return CompactReport((), before, before, f"nothing was taken out: {error}")
     with quiet(model):
-        want = _tensors(run(model, example_inputs))
+        want = tensors_in(run(model, example_inputs))
         candidates = candidates_of(model, traced)
         done, problems = list(candidates.spaces), dict[Space, str]()
         undo = _attempt(model, candidates, done, example_inputs, want)
@@ -129,7 +129,7 @@ def _attempt(
         additions_of(alive, candidates.readers),
     )
     try:
-        problem = _difference(_tensors(run(model, example_inputs)), want)
+        problem = difference(tensors_in(run(model, example_inputs)), want)
     except ValueError as error:
         problem = f"without them it does not run: {error.__cause__}".splitlines()[0]
     except BaseException:
@@ -144,28 +144,6 @@ def _attempt(
 def _undo(undo: Undo) -> None:
     for step in reversed(undo):
         step()
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors of what a model gives, copied."""
-    if isinstance(value, Tensor):
-        return [value.clone()]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
-
-
-def _difference(got: Sequence[Tensor], want: Sequence[Tensor]) -> str:
-    """What is wrong with the outputs; empty if they are the same but for rounding."""
-    for mine, other in zip(got, want, strict=True):
-        if mine.shape != other.shape:
-            return f"an output has the shape {tuple(mine.shape)} instead of {tuple(other.shape)}"
-        if other.is_floating_point() and other.numel():
-            far, most = float((mine.double() - other.double()).abs().max()), float(other.double().abs().max())
-            if not far <= min(1000 * torch.finfo(other.dtype).eps, 0.05) * most:
-                return f"an output differs by {far:.2g} of {most:.2g}"
-        elif not torch.equal(mine, other):
-            return "an output differs"
-    return ""
 
 
 def _groups(
