@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from sparsekern.masks import grid
 from sparsekern.prune.units import Units, whole
 
 Allocation = Callable[[Mapping[str, Units], Mapping[str, float]], dict[str, int]]
@@ -110,6 +111,12 @@ def _some(name: str, layer: Units, wanted: float) -> int:
     living = layer.living
     if living == 0:
         raise ValueError(f"layer {name}: a layer with anything alive is expected, got an empty mask")
+    of_one_block = layer.cell != (1, 1) and grid(layer.alive.shape, layer.cell) == (1, 1)
+    if of_one_block and whole(wanted) < int(layer.alive.sum()):
+        raise ValueError(
+            f"layer {name}: a block smaller than its shape {tuple(layer.alive.shape)} is expected: one of "
+            f"{layer.cell} is all of it, so that no part of it can be dropped"
+        )
     kept = _cut(layer.sizes[:living], whole(wanted))
     dropped = 1 - wanted / int(layer.alive.sum())
     if kept == 0:

@@ -49,8 +49,10 @@ class FilterGroup:
 
 @dataclass(frozen=True)
 class FilterReport:
-    """What `remove_filters_in_graph_` took out and left alone; prints itself as a table. Parameters are
-    counted in elements."""
+    """What `remove_filters_in_graph_` took out and left alone; prints itself as a table.
+
+    Parameters are counted in elements.
+    """
 
     groups: tuple[FilterGroup, ...]
     parameters_before: int
@@ -132,8 +134,10 @@ def _candidates(model: nn.Module, ignore: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
-    """The dependency graph of the model in eval mode. It is read off the gradients' graph, so for as long as
-    it is used everything wants a gradient."""
+    """The dependency graph of the model in eval mode.
+
+    It is read off the gradients' graph, so for as long as it is used everything wants a gradient.
+    """
     try:
         import torch_pruning
     except ImportError as error:

@@ -187,8 +187,10 @@ def groups_by_space(traced: Traced, flow: Flow) -> dict[Space, Group]:
 
 
 def places(axis: Axis) -> dict[Space, tuple[Tensor, Tensor]]:
-    """Where the atoms of an axis stand in it: for each its index at every position, -1 for none, and how far
-    apart neighbours are."""
+    """Where the atoms of an axis stand in it.
+
+    For each its index at every position, -1 for none, and how far apart neighbours are.
+    """
     position, found = torch.arange(size_of(axis)), {}
     inner = len(position)
     for space in atoms(axis):
@@ -226,8 +228,7 @@ def _repeats(axis: Axis) -> bool:
 
 
 def _outer_spaces(flow: Flow, leaves: list[Axis]) -> dict[Space, Space]:
-    """The spaces that may have an order of their own for each index of an outer space, with the innermost
-    such.
+    """The spaces that may have an order of their own for each index of another, with the innermost such.
 
     So it is where nothing sees the inner index without the outer one, as in attention: the scores of a head
     sum over its own queries and keys alone. Tensors of the model must have both in one dimension.

@@ -10,13 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsekern.prune import (
-    NM,
-    Block,
-    FanIn,
-    prune_,
-    top_blocks,
-)
+from sparsekern.masks import masks_of
+from sparsekern.prune import NM, Block, FanIn, prune_, top_blocks
 from sparsekern.prune.structure import as_structure, block_scores
 from sparsekern.prune.units import units_of
 
@@ -180,6 +175,16 @@ def test_blocks_larger_than_the_weight_are_clipped() -> None:
     for block in ((16, 1), Block(16, 1), Block(None, 1)):
         assert units_of(LINEAR, block).cell == (4, 1)
     assert as_structure([2, 3]) == Block(2, 3)
+
+
+@pytest.mark.parametrize("block", [(64, 16), Block(None, None), Block(5, None)])
+def test_a_block_that_holds_the_whole_weight_is_refused_where_something_is_to_go(block: Any) -> None:
+    """Rounded to whole units, half of the only one would be all of it: nothing would be dropped in silence."""
+    model = nn.Sequential(nn.Linear(6, 4))
+    with pytest.raises(ValueError, match=r"0.weight: a block smaller than its shape \(4, 6\) is expected"):
+        prune_(model, 0.5, block=block)
+    assert not masks_of(model)
+    assert prune_(model, 0.0, block=block)["0.weight"].all()
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 3, 2, 2)])

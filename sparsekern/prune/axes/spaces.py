@@ -155,8 +155,7 @@ def refold(axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
 
 
 def piece(axis: Axis, size: int, index: int) -> Axis:
-    """One of the equal pieces of an axis. Each may have an order of its own, if nothing cut the axis
-    otherwise."""
+    """One of the equal pieces of an axis; each may have its own order, if nothing cut the axis otherwise."""
     why = f"it is one of several pieces of {size} indices"
     first, *others = atoms(axis)
     if first.copies:

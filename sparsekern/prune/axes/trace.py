@@ -125,8 +125,7 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _attention_in_steps() -> Iterator[None]:
-    """torch's Transformer layers without the fused op that they run as in eval mode, which hides what they
-    do."""
+    """torch's Transformer layers without the fused op of eval mode, which hides what they do."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -56,8 +56,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The spaces whose units may be taken out, with their groups; those that are read but must stay; the
-    readers."""
+    """The readers, the spaces that may lose units, with their groups, and those that must `stay` whole."""
 
     spaces: dict[Space, Group]
     stay: dict[Space, Group]
@@ -185,8 +184,7 @@ def _into(reader: Reader, unit: Tensor, keeper: int) -> Reader:
 
 
 def _owner(model: nn.Module, traced: Traced, reads: Sequence[Read], read: Read) -> str:
-    """The name of the layer that reads with its own weight and bias, once; empty if there is no such
-    layer."""
+    """The name of the layer that reads with its own weight and bias, once; empty if there is none."""
     leaves = [read.weight] if read.weight in traced.leaves else read.weight.all_input_nodes
     if read.weight not in traced.leaves and not is_pointwise(read.weight):
         return ""

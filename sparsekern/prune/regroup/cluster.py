@@ -22,12 +22,8 @@ from torch import Tensor
 
 _PASSES = 60
 _SMALL, _LARGE = 2**30, 2**35  # multiplications to compare all rows
-_WIDTHS = (
-    0.5,
-    0.25,
-    0.125,
-    0.0625,
-)  # of the smoothed step at the price, in standard deviations of block scores
+_WIDTHS = (0.5, 0.25, 0.125, 0.0625)
+"""Of the smoothed step at the price, in standard deviations of block scores."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +88,9 @@ def _number(blocks: Tensor, density: float) -> int:
 
 
 def grow(rows: Tensor, first: Tensor, height: int, price: Tensor, spread: Tensor) -> Tensor:
-    """Clusters of the n rows, int64 (n / height, height), around a first row each: all of them take one row
-    in each of height - 1 rounds.
+    """Clusters of the n rows, int64 (n / height, height), around a first row each.
 
-    A row is judged by the slopes of the clusters' worth, smooth, as a block below the price may yet rise
+    All of them take one row in each of height - 1 rounds. A row is judged by the slopes of the clusters' worth, smooth, as a block below the price may yet rise
     above it. Of clusters that want the same row, the one gets it to which it is worth most above its mean.
     """
     members, mean = first[:, None], rows.mean(dim=0)
@@ -114,8 +109,7 @@ def grow(rows: Tensor, first: Tensor, height: int, price: Tensor, spread: Tensor
 
 
 def _one_each(gains: Tensor) -> Tensor:
-    """A row of (rows, clusters) for each cluster, no row twice, the largest gains first; `gains` is used
-    up."""
+    """A row of (rows, clusters) for each cluster, no row twice, the largest gains first; uses up `gains`."""
     rows, clusters = gains.shape
     chosen = torch.full((clusters,), -1)
     while bool((chosen < 0).any()):
@@ -134,8 +128,10 @@ def _one_each(gains: Tensor) -> Tensor:
 
 
 def merged(rows: Tensor, height: int, market: tuple[Tensor, Tensor]) -> Tensor:
-    """Clusters of the n rows, int64 (n / height, height), by pairing what is most alike again and again. What
-    is left of a height that is no power of two, grows."""
+    """Clusters of the n rows, int64 (n / height, height), by pairing what is most alike again and again.
+
+    What is left of a height that is no power of two, grows.
+    """
     members, units = torch.arange(len(rows))[:, None], rows
     while height % (2 * members.shape[1]) == 0:
         pairs = _paired(units)
@@ -147,8 +143,11 @@ def merged(rows: Tensor, height: int, market: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _paired(units: Tensor) -> Tensor:
-    """Pairs of units, (units / 2, 2), that have more in common than chance would give them: again and again
-    those that are each other's best, and where there are few of these, as among equal ones, by weight."""
+    """Pairs of units, (units / 2, 2), that have more in common than chance would give them.
+
+    Again and again those that are each other's best; where there are few of these, as among equal ones, by
+    weight.
+    """
     weight = units.sum(dim=1)
     alike = (units @ units.T).sub_(torch.outer(weight, weight / units.shape[1])).fill_diagonal_(-torch.inf)
     left, pairs = torch.arange(len(units)), []
@@ -169,8 +168,7 @@ def _paired(units: Tensor) -> Tensor:
 
 
 def _exchange_all_(rows: Tensor, members: Tensor, counts: Sequence[int], densities: Sequence[float]) -> float:
-    """Passes of exchanges until none helps, with steps at the price that get sharper; what is kept in the
-    end."""
+    """Passes of exchanges until none helps, with ever sharper steps at the price; what is kept in the end."""
     where = rows.nonzero().T
     values = rows[where[0], where[1]]
     sums = rows[members].sum(dim=1)
@@ -212,8 +210,10 @@ def _gains(
 
 
 def exchange_(rows: Tensor, members: Tensor, sums: Tensor, gains: Tensor, price: Tensor) -> bool:
-    """Swap members between disjoint pairs of clusters, in place, as many in each pair as raise the worth
-    most; says whether there were any."""
+    """Swap members between disjoint pairs of clusters, in place; says whether there were any.
+
+    In each pair as many are swapped as raise the worth most.
+    """
     most = max(members.shape[1] // 8, 1)
     best, mover = gains.topk(most, dim=1)
     one, other = _disjoint_pairs(best[:, 0] + best[:, 0].T)
@@ -239,8 +239,10 @@ def _worth(sums: Tensor, price: Tensor) -> Tensor:
 
 
 def _disjoint_pairs(gains: Tensor) -> Tensor:
-    """Pairs of clusters with a positive gain, (2, pairs), no cluster twice: each with its best partner, the
-    largest gains first."""
+    """Pairs of clusters with a positive gain, (2, pairs), no cluster twice.
+
+    Each with its best partner, the largest gains first.
+    """
     best, partner = gains.fill_diagonal_(-torch.inf).max(dim=1)
     turn = best.argsort(descending=True, stable=True)[: int((best > 0).sum())]
     partners, used, pairs = partner.tolist(), set[int](), []

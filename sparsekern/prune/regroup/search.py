@@ -113,8 +113,7 @@ def _matters(group: Group, scores: Mapping[str, Tensor], targets: Mapping[str, T
 
 
 def _height(member: Member, scores: Tensor, target: Target) -> tuple[int, int]:
-    """How many units stand in one block, and how many neighbouring rows or columns of the matrix belong to
-    one.
+    """How many units stand in one block, and how many neighbouring rows or columns of the matrix are one's.
 
     0 units where a block does not hold whole ones, as 16 columns of a convolution with 9 taps.
     """
