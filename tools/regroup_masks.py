@@ -31,9 +31,8 @@ LAYERS = (
     "bottleneck_1_block_group3_1_1",
     "bottleneck_2_block_group3_1_1",
     "bottleneck_3_block_group3_1_1",
-    "bottleneck_1_block_group4_1_1",
-    "bottleneck_3_block_group4_1_1",
 )
+FILES = "rn50_magnitude_pruning"
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
 def _rows(data_dir: Path) -> Iterator[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     for layer in dlmc.layers(data_dir):
-        if layer.name in LAYERS:
+        if layer.name in LAYERS and layer.file.startswith(FILES):
             mask = layer.mask
             chance = mask.flatten()[torch.randperm(mask.numel(), generator=generator)].reshape(mask.shape)
             for name, block in BLOCKS.items():

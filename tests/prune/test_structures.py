@@ -179,7 +179,7 @@ def test_blocks_larger_than_the_weight_are_clipped() -> None:
 
 @pytest.mark.parametrize("block", [(64, 16), Block(None, None), Block(5, None)])
 def test_a_block_that_holds_the_whole_weight_is_refused_where_something_is_to_go(block: Any) -> None:
-    """Rounded to whole units, half of the only one would be all of it: nothing would be dropped in silence."""
+    """Half of its only unit, rounded to whole ones, is all of it: nothing would be dropped, in silence."""
     model = nn.Sequential(nn.Linear(6, 4))
     with pytest.raises(ValueError, match=r"0.weight: a block smaller than its shape \(4, 6\) is expected"):
         prune_(model, 0.5, block=block)

@@ -55,7 +55,8 @@ def curvature(network: nn.Module, layer: nn.Module, context: Context) -> Tensor:
                 f"obd: the layer of {context.name!r} must be called once in a forward pass, with a row for "
                 f"each of the {len(inputs)} samples; got calls with {rows} rows"
             )
-        total.add_(_second_derivatives(layer, loss, *calls[0]), alpha=share)
+        with torch.enable_grad():
+            total.add_(_second_derivatives(layer, loss, *calls[0]), alpha=share)
     return total.reshape(weight.shape)
 
 

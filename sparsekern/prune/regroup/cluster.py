@@ -90,8 +90,9 @@ def _number(blocks: Tensor, density: float) -> int:
 def grow(rows: Tensor, first: Tensor, height: int, price: Tensor, spread: Tensor) -> Tensor:
     """Clusters of the n rows, int64 (n / height, height), around a first row each.
 
-    All of them take one row in each of height - 1 rounds. A row is judged by the slopes of the clusters' worth, smooth, as a block below the price may yet rise
-    above it. Of clusters that want the same row, the one gets it to which it is worth most above its mean.
+    All of them take one row in each of height - 1 rounds. A row is judged by the slopes of the clusters'
+    worth, smooth, as a block below the price may yet rise above it. Of clusters that want the same row, the
+    one gets it to which it is worth most above its mean.
     """
     members, mean = first[:, None], rows.mean(dim=0)
     taken = torch.zeros(len(rows), dtype=torch.bool)
