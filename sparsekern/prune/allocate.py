@@ -31,8 +31,8 @@ def output_rates(names: Sequence[str], rate: float, output_rate: float) -> dict[
 def per_layer(units: Mapping[str, Units], wanted: Mapping[str, float]) -> dict[str, int]:
     """Each layer keeps its own share; ValueError if that takes a layer's last unit and kills the network.
 
-    Where papers say uniform and leave the first layer dense (Evci et al. 2020, arXiv 1911.11134, section 3),
-    that layer is one to ignore.
+    Where papers say uniform and leave the first layer dense (Evci et al. 2020, arXiv 1911.11134), that
+    layer is one to ignore.
     """
     return {name: _some(name, layer, wanted[name]) for name, layer in units.items()}
 
@@ -65,7 +65,7 @@ def erdos_renyi(units: Mapping[str, Units], wanted: Mapping[str, float]) -> dict
 def erdos_renyi_kernel(units: Mapping[str, Units], wanted: Mapping[str, float]) -> dict[str, int]:
     """As `erdos_renyi`, with the sides of a convolution's kernel: all sides' sum over their product.
 
-    Evci et al. 2020 (RigL), arXiv 1911.11134, section 3.
+    Evci et al. 2020 (RigL), arXiv 1911.11134.
     """
     return _by_density(units, wanted, sides=None)
 

@@ -76,7 +76,7 @@ def remove_filters_in_graph_(
 
     Filters of nn.Linear and nn.Conv2d that meet, as in the additions of a residual network, go together. They
     are ranked by the sum of their weights' scores over all these layers: by "magnitude" that is the L1 norm
-    of Li et al. 2017 (arXiv 1608.08710, who let only the first layer of a residual block lose filters).
+    of Li et al. 2017 (arXiv 1608.08710).
     ignore: names of layers that keep all, and with them what goes with them. context: what the criterion
     looks at; its model is this one if it names none.
 

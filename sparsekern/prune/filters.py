@@ -165,7 +165,7 @@ def _entries(module: nn.Module, dim: int) -> int:
 
 
 def l1_norms(weight: Tensor) -> Tensor:
-    """The sum of the absolute weights of each filter, float64 (out,) (Li et al. 2017, section 3.1)."""
+    """The sum of the absolute weights of each filter, float64 (out,) (Li et al. 2017, arXiv 1608.08710)."""
     return weight.detach().abs().to(torch.float64).flatten(1).sum(1)
 
 
@@ -186,7 +186,7 @@ ORDERS: dict[str, Callable[[Tensor, torch.Generator | None], Tensor]] = {
     "small": _small,
     "random": _random,
 }
-"""Who is kept first: filters of large norm are the method, the others its controls (section 4.4 there)."""
+"""Who is kept first: filters of large norm are the method, the others its controls."""
 
 
 def choose_filters(
@@ -195,7 +195,7 @@ def choose_filters(
     keep: str = "large",
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """The filters to keep, as ascending indices by layer (Li et al. 2017, arXiv 1608.08710, section 3.1).
+    """The filters to keep, as ascending indices by layer (Li et al. 2017, arXiv 1608.08710).
 
     counts: how many filters each layer keeps; layers that are not named keep all. keep: one of ORDERS.
     generator: for "random"; None is torch's default. ValueError for an unknown order, a layer that is not in

@@ -63,9 +63,9 @@ def fista_iterates(
     """The iterates x_1, x_2, … that minimise ``f(x) + strength * penalty(x, block)``; without end.
 
     gradient: that of the smooth f; lipschitz: a Lipschitz constant L of it; steps are of length 1 / L. For
-    convex f, F(x_k) - F* is at most 2 L |start - x*|² / (k + 1)² with momentum (Beck & Teboulle 2009, theorem
-    4.4, FISTA) and at most L |start - x*|² / (2 k) without (theorem 3.1, ISTA). ValueError, at the first
-    iterate, for an L that is not above 0, a strength below 0 or a bad block.
+    convex f, F(x_k) - F* is at most 2 L |start - x*|² / (k + 1)² with momentum (FISTA), and at most
+    L |start - x*|² / (2 k) without (ISTA; Beck & Teboulle 2009, doi 10.1137/080716542). ValueError, at the
+    first iterate, for an L that is not above 0, a strength below 0 or a bad block.
     """
     if not lipschitz > 0:
         raise ValueError(f"lipschitz must be above 0, got {lipschitz!r}")
@@ -78,7 +78,7 @@ def fista_iterates(
 
 
 def _next_momentum(t: float) -> tuple[float, float]:
-    """(t_{k+1}, (t_k - 1) / t_{k+1}): equations 4.2 and 4.3 of Beck & Teboulle 2009."""
+    """(t_{k+1}, (t_k - 1) / t_{k+1}): the momentum of Beck & Teboulle 2009."""
     following = (1 + (1 + 4 * t * t) ** 0.5) / 2
     return following, (t - 1) / following
 

@@ -25,8 +25,8 @@ def yardstick(proxy: nn.Module, inputs: Iterable[Tensor], temperature: float = 1
     """Batches for a Context: each of `inputs` with the proxy's class probabilities (m, classes) as targets.
 
     The proxy gives logits (m, classes) and is run in eval mode; a higher temperature flattens its
-    probabilities (Hinton et al. 2015, arXiv 1503.02531, section 2). torch's cross-entropy, the loss of a
-    Context, takes such targets. ValueError for a temperature that is not above 0.
+    probabilities (Hinton et al. 2015, arXiv 1503.02531). torch's cross-entropy, the loss of a Context, takes
+    such targets. ValueError for a temperature that is not above 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature!r}")

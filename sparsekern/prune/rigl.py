@@ -1,7 +1,7 @@
 """RigL: sparse from start to end, with connections that move during training.
 
-Evci et al. 2020, arXiv 1911.11134, section 3: every so many iterations, drop the alive weights of smallest
-magnitude and grow as many where the dense gradient is largest. The number of connections stays what it is.
+Evci et al. 2020, arXiv 1911.11134: every so many iterations, drop the alive weights of smallest magnitude and
+grow as many where the dense gradient is largest. The number of connections stays what it is.
 
     prune_(model, 0.9, "random", scope="erdos-renyi-kernel")
     for iteration, (inputs, targets) in enumerate(batches):
@@ -35,7 +35,8 @@ from sparsekern.prune.units import units_of
 def update_fraction(step: int, steps: int, initial: float = 0.3) -> float:
     """The share of the connections to move at `step`: from `initial` down to 0 at `steps`, along a cosine.
 
-    f_decay of section 3, (2). ValueError for a step below 0, steps below 1, or `initial` outside [0, 1].
+    Evci et al. 2020, arXiv 1911.11134. ValueError for a step below 0, steps below 1, or `initial` outside
+    [0, 1].
     """
     if step < 0 or steps < 1 or not 0 <= initial <= 1:
         raise ValueError(

@@ -85,8 +85,8 @@ class Exponential:
 class Cubic:
     """From `initial` to `final`, fast at first and slower and slower: most goes while much is redundant.
 
-    Zhu & Gupta 2017, arXiv 1710.01878, equation 1. ValueError if a sparsity is outside [0, 1), `initial` is
-    above `final`, or `steps` is not a positive int.
+    Zhu & Gupta 2017, arXiv 1710.01878. ValueError if a sparsity is outside [0, 1), `initial` is above
+    `final`, or `steps` is not a positive int.
     """
 
     final: float

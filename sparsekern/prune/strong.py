@@ -2,11 +2,10 @@
 
 Pruning weights can approximate any network: two random layers with ReLU between stand for each of its layers,
 and each of its weights is the sum of a subset of the products that lead through them (Malach et al. 2020,
-arXiv 2002.00585, section 2). The best of all subsets of n candidates has an error that falls
-geometrically with n, so that a logarithmic width is enough (Pensia et al. 2020, arXiv 2006.07990).
+arXiv 2002.00585). The best of all subsets of n candidates has an error that falls geometrically with n, so
+that a logarithmic width is enough (Pensia et al. 2020, arXiv 2006.07990).
 
-Pruning whole neurons is weaker: it does what a linear combination of random features does, no more (Malach
-et al., section 3).
+Pruning whole neurons is weaker: it does what a linear combination of random features does, no more.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ def neuron_subnetwork(features: Tensor, second: Tensor, targets: Tensor) -> Tens
     features: (m, n), the outputs of n random hidden neurons on m samples; second: (n, copies), the random
     output weights of as many neurons with the same feature, as a wide enough network has them; targets:
     (m,). Returns a bool mask (n, copies): the kept copies of a feature sum to its coefficient in the least
-    squares solution (Malach et al. 2020, arXiv 2002.00585, section 3). No choice of neurons can be better
+    squares solution (Malach et al. 2020, arXiv 2002.00585). No choice of neurons can be better
     than that solution. ValueError for shapes that do not fit, and as `subset_sum`.
     """
     samples, count = features.shape

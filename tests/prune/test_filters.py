@@ -22,7 +22,7 @@ from sparsekern.prune.filters import (
     remove_filters_,
 )
 
-# Li et al. 2017, table 2: VGG-16-A, of 64, 64, 128, 128, 256 x 3 and 512 x 6 filters.
+# Li et al. 2017: VGG-16-A, of 64, 64, 128, 128, 256 x 3 and 512 x 6 filters.
 VGG_16_A = (32, 64, 128, 128, 256, 256, 256, 256, 256, 256, 256, 256, 256)
 
 
@@ -143,7 +143,7 @@ def test_a_zeroed_filter_is_a_removed_one() -> None:
 
 
 def test_vgg_16_a_loses_64_percent_of_the_parameters() -> None:
-    """Table 2 of Li et al.: 1.5e7 to 5.4e6, -64.0 %. Their network has one more layer than the zoo's."""
+    """Li et al.: 1.5e7 to 5.4e6, -64.0 %. Their network has one more layer than the zoo's."""
     ours = zoo.model("vgg16")
     theirs = nn.Sequential(
         zoo.model("vgg16").features,

@@ -1,5 +1,4 @@
-"""Edge-popup: training that chooses among frozen random weights (Ramanujan et al. 2020, arXiv 1911.13299,
-section 3)."""
+"""Edge-popup: training that chooses among frozen random weights (Ramanujan et al. 2020, arXiv 1911.13299)."""
 
 from __future__ import annotations
 

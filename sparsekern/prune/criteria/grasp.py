@@ -1,4 +1,4 @@
-"""GraSP: keep the weights that the gradient's flow needs (Wang et al. 2020, arXiv 2002.07376, section 4)."""
+"""GraSP: keep the weights that the gradient's flow needs (Wang et al. 2020, arXiv 2002.07376)."""
 
 from __future__ import annotations
 

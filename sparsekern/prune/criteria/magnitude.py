@@ -1,4 +1,4 @@
-"""Magnitude: the absolute value of a weight (Han et al. 2015, arXiv 1506.02626, section 3)."""
+"""Magnitude: the absolute value of a weight (Han et al. 2015, arXiv 1506.02626)."""
 
 from __future__ import annotations
 

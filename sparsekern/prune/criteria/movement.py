@@ -1,5 +1,4 @@
-"""Movement pruning: weights that training moves away from zero stay (Sanh et al. 2020, arXiv 2005.07683,
-section 4)."""
+"""Movement pruning: weights that training moves away from zero stay (Sanh et al. 2020, arXiv 2005.07683)."""
 
 from __future__ import annotations
 

@@ -93,11 +93,11 @@ def sparsegpt_(
 ) -> Tensor:
     """Prune an nn.Linear or nn.Conv2d and update what is left, in place; returns the mask put on it.
 
-    SparseGPT, algorithm 1: column by column, and what goes of a column is made up for by the columns to its
-    right. The mask is chosen for 128 columns at a time, for N:M along the inputs for each M, by w² / [H⁻¹]_jj
-    of the weights as they then are and the columns that are still free. `layer_inputs` has the inputs of a
-    layer in its network. A network is pruned from the first layer to the last, each on the inputs that it
-    gets from the pruned ones before it.
+    SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774): column by column, and what goes of a column is made
+    up for by the columns to its right. The mask is chosen for 128 columns at a time, for N:M along the inputs
+    for each M, by w² / [H⁻¹]_jj of the weights as they then are and the columns that are still free.
+    `layer_inputs` has the inputs of a layer in its network. A network is pruned from the first layer to the
+    last, each on the inputs that it gets from the pruned ones before it.
 
     inputs: see `gram`. sparsity: the share of the block's units to drop, met in every window of columns to
     within one; 1 - n / m for N:M. block: a structure as of `prune_`. A mask that is there only shrinks, and

@@ -1,4 +1,4 @@
-"""SNIP: how much the loss reacts to each connection (Lee et al. 2019, arXiv 1810.02340, section 4.1)."""
+"""SNIP: how much the loss reacts to each connection (Lee et al. 2019, arXiv 1810.02340)."""
 
 from __future__ import annotations
 

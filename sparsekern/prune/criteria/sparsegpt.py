@@ -1,7 +1,7 @@
 """The score of the optimal brain surgeon and SparseGPT: what a weight costs once the others make up for it.
 
-Hassibi & Stork 1992 (NeurIPS 5), on a layer's own outputs as Frantar & Alistarh 2023 (arXiv 2301.00774,
-section 3) do. `sparsegpt_` prunes a layer and makes the others do so.
+Hassibi & Stork 1992 (NeurIPS 5), on a layer's own outputs as in Frantar & Alistarh 2023 (arXiv 2301.00774).
+`sparsegpt_` prunes a layer and makes the others do so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SynFlow: the flow of absolute weights through the network, without any data.
 
-Tanaka et al. 2020, arXiv 2006.05467, section 6. One step on an untrained network is not the method: it takes
-many, each scored anew under the masks of the one before.
+Tanaka et al. 2020, arXiv 2006.05467, algorithm 1. One step on an untrained network is not the method: it
+takes many, each scored anew under the masks of the one before.
 """
 
 from __future__ import annotations

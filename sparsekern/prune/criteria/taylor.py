@@ -1,4 +1,4 @@
-"""First-order Taylor importance (Molchanov et al. 2019, arXiv 1906.10771, section 3.1)."""
+"""First-order Taylor importance (Molchanov et al. 2019, arXiv 1906.10771)."""
 
 from __future__ import annotations
 

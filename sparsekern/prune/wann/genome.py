@@ -1,6 +1,6 @@
 """Genomes: which nodes are connected and what each computes; how they mutate; how many of them run at once.
 
-Gaier & Ha 2019, arXiv 1906.04358, section 3, after NEAT (Stanley & Miikkulainen 2002), without crossover.
+Gaier & Ha 2019, arXiv 1906.04358, after NEAT (Stanley & Miikkulainen 2002), without crossover.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The search: a population of genomes, ranked by several objectives, whose better ones have mutated children.
 
-Gaier & Ha 2019, arXiv 1906.04358, section 3; figures not in the paper are those of the authors' code.
+Gaier & Ha 2019, arXiv 1906.04358; figures not in the paper are those of the authors' code.
 """
 
 from __future__ import annotations
