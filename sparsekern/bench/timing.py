@@ -37,8 +37,13 @@ class Timing:
     @property
     def interval_us(self) -> tuple[float, float]:
         """95 % bootstrap interval of the median, us."""
+        return self.interval_at(0.95)
+
+    def interval_at(self, confidence: float) -> tuple[float, float]:
+        """Bootstrap interval of the median, us."""
         medians = _resampled_medians(np.sort(np.asarray(self.samples_us)), 2000, 0)
-        low, high = np.quantile(medians, (0.025, 0.975))
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(medians, (tail, 1 - tail))
         return float(low), float(high)
 
 

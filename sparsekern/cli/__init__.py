@@ -1,7 +1,7 @@
 """The command line: `sparsekern run` finds, swaps and proves, `sparsekern sweep` finds in many settings;
-`sparsekern bench` times kernels against their rivals; `sparsekern doctor` says what the machine has;
-`sparsekern inspect` what GPU kernels are compiled to; `sparsekern gpu` checks, tunes and times them on a GPU,
-`sparsekern tune` tunes only.
+`sparsekern bench` times kernels against their rivals, `sparsekern export` makes tables and pages of it;
+`sparsekern doctor` says what the machine has; `sparsekern inspect` what GPU kernels are compiled to;
+`sparsekern gpu` checks, tunes and times them on a GPU, `sparsekern tune` tunes only.
 
 Exit code 0 when the command did its work (whatever the verdict), 1 when `inspect` found a fault; with one
 line on stderr, 2 for bad input and for what went wrong on the way, 130 when it was stopped by Ctrl-C.
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from sparsekern.cli.arguments import Parser, block, natural, positive, seeds, share
-from sparsekern.cli.bench.options import add_bench
+from sparsekern.cli.bench.options import add_bench, add_export
 from sparsekern.cli.gpu.options import add_gpu, add_tune
 from sparsekern.cli.progress import say
 
@@ -54,6 +54,12 @@ def _bench(options: argparse.Namespace) -> int:
     return done
 
 
+def _export(options: argparse.Namespace) -> int:
+    from sparsekern.cli.export import export_command
+
+    return export_command(options)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from sparsekern.cli.doctor import doctor
 
@@ -88,6 +94,7 @@ _COMMANDS = {
     "run": _run,
     "sweep": _sweep,
     "bench": _bench,
+    "export": _export,
     "doctor": _doctor,
     "inspect": _inspect,
     "gpu": _gpu,
@@ -103,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="find a ticket, swap its layers, prove it in a report"))
     _add_sweep(commands.add_parser("sweep", help="many searches at once, here or on Slurm; one table"))
     add_bench(commands.add_parser("bench", help="time a kernel, or a network, against its rivals"))
+    add_export(
+        commands.add_parser("export", help="make tables, a page, or other tools' files of a benchmark")
+    )
     doctor = commands.add_parser("doctor", help="what this machine has and which kernels run on it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     inspect = commands.add_parser("inspect", help="compile the GPU kernels without a GPU, and look at them")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sparsekern import zoo
 from sparsekern.bench import Timing
 from sparsekern.cli import main
-from sparsekern.cli.bench import network
-from sparsekern.cli.bench.network import DENSE_FORMS, SPARSE_FORMS, NetworkCase, Outcome, masked_network
+from sparsekern.cli.bench import forms, network
+from sparsekern.cli.bench.forms import DENSE_FORMS, SPARSE_FORMS, Outcome
+from sparsekern.cli.bench.network import NetworkCase, masked_network
 from sparsekern.cli.bench.presets import NETWORKS
 from sparsekern.masks import maskable
 
@@ -94,14 +95,14 @@ def test_a_wrong_swapped_network_ends_the_run(
         model.fc.bias.data += 1
         return fused(model)
 
-    fused = network.fuse_
-    monkeypatch.setattr(network, "fuse_", off)
+    fused = forms.fuse_
+    monkeypatch.setattr(forms, "fuse_", off)
     assert main(["bench", "network", "small", "--batch", "1", "--budget", "0.01"]) == 2
     assert "sparsekern: swapped small is off by " in capsys.readouterr().err
 
 
 def test_a_wrong_dense_form_is_not_timed(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "_onnxruntime", lambda model, x: lambda x: 1.1 * model(x))
+    monkeypatch.setattr(forms, "_onnxruntime", lambda model, inputs: lambda x: 1.1 * model(x))
     outcome = network.measure_network(NetworkCase("small", 1, 0.5, (1, 1)), 0.01)
     assert outcome.refusals["onnxruntime"].startswith("off by 1.0e-01 of the largest output")
     assert "onnxruntime" not in outcome.times and {"torch", "fused"} <= set(outcome.times)

@@ -12,7 +12,7 @@ from sparsekern.bench import machine
 from sparsekern.cli.bench import dlmc
 from sparsekern.cli.bench.cases import Case
 from sparsekern.cli.bench.measure import Result, Setting, measure
-from sparsekern.cli.bench.records import Journal
+from sparsekern.cli.bench.records import Journal, about, check_outputs, open_journal
 from sparsekern.cli.bench.rivals import missing
 from sparsekern.cli.bench.table import break_evens, head_line, notes, row, table_head
 from sparsekern.cli.progress import Bar, say
@@ -47,8 +47,7 @@ def bench(options: argparse.Namespace, command: Command) -> int:
     _refuse_what_does_not_apply(options, command.not_of_files if from_files else ("data_dir", "limit"))
     tasks = command.of_files(options) if from_files else ()
     chosen = () if from_files else command.cases(options)
-    if options.json is not None:
-        options.json.open("a").close()  # that it can be written is known now, not after the first case
+    check_outputs(options)
     with torch_threads(options.threads):
         setting, journal = _prepare(options, command)
         if from_files:
@@ -57,6 +56,7 @@ def bench(options: argparse.Namespace, command: Command) -> int:
             dlmc.bench(tasks, setting, journal)
         else:
             _bench(chosen, setting, journal)
+        journal.close()
     return 0
 
 
@@ -85,14 +85,17 @@ def look_at_machine(
     setting = Setting(rivals, budget_s, options.threads, peak)
     say(head_line(here, setting) + "\n", sys.stdout)
     found = {"machine": here | {"fma_peak_gflops": peak}, "versions": machine.versions(), **machine.commit()}
-    return setting, Journal(options.json, options.threads, found)
+    return setting, open_journal(options, found)
 
 
 def _bench(chosen: Sequence[Case], setting: Setting, journal: Journal) -> None:
+    left = [case for case in chosen if not journal.has(about(case), setting.rivals)]
+    if len(left) < len(chosen):
+        say(f"{len(chosen) - len(left)} of {len(chosen)} cases are in {journal.path}\n", sys.stdout)
     say(table_head(setting.rivals, chosen[0].first_column), sys.stdout)
     results: list[Result] = []
-    with Bar("timing", len(chosen), sys.stderr) as bar:
-        for case in chosen:
+    with Bar("timing", len(left), sys.stderr) as bar:
+        for case in left:
             result = measure(case, case.tensors(), setting)
             bar.say(row(result, setting.rivals), sys.stdout)
             bar.step()

@@ -26,7 +26,7 @@ from torch import Tensor
 from sparsekern.bench import Ratio, keep_sparse
 from sparsekern.cli.bench.cases import Case
 from sparsekern.cli.bench.measure import Result, Setting, measure
-from sparsekern.cli.bench.records import Journal
+from sparsekern.cli.bench.records import Journal, about
 from sparsekern.cli.bench.table import line, notes, percent, row, table_head
 from sparsekern.cli.progress import Bar, say
 
@@ -138,6 +138,9 @@ def bench(tasks: Sequence[Task], setting: Setting, journal: Journal) -> None:
             results: dict[str, Result] = {}
             for task in of_title:
                 case, mask = task.make()
+                if journal.has(about(case, file=task.layer.file, layer=task.layer.name), setting.rivals):
+                    bar.step()
+                    continue
                 if not results:
                     head = table_head(setting.rivals, f"layer, {case.first_column}")
                     bar.say(f"{title}\n\n{head}", sys.stdout)
@@ -146,7 +149,7 @@ def bench(tasks: Sequence[Task], setting: Setting, journal: Journal) -> None:
                 bar.say(row(result, setting.rivals, name), sys.stdout)
                 bar.step()
                 journal.write(result, file=task.layer.file, layer=name)
-            for text in distribution(results):
+            for text in distribution(results) if results else ():
                 bar.say(text, sys.stdout)
             everything += results.values()
     for note in notes(everything, setting):

@@ -4,38 +4,26 @@ swapped."""
 from __future__ import annotations
 
 import argparse
-import copy
-import io
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from sparsekern import zoo
-from sparsekern.bench import Ratio, Timing, best_dense_model, fold_norms, hardest, interleave, ratio
+from sparsekern.bench import interleave
 from sparsekern.cli.bench.cases import random_mask
 from sparsekern.cli.bench.command import look_at_machine
+from sparsekern.cli.bench.forms import DENSE_FORMS, ONNX, SPARSE_FORMS, Outcome, measure_forms
 from sparsekern.cli.bench.presets import NETWORKS, Pair
-from sparsekern.cli.bench.records import Journal
-from sparsekern.cli.bench.rivals import missing, onnxruntime_call
+from sparsekern.cli.bench.records import Journal, about, check_outputs
 from sparsekern.cli.bench.table import line, percent
 from sparsekern.cli.progress import say
 from sparsekern.cli.threads import torch_threads
 from sparsekern.masks import fit_block, maskable
-from sparsekern.nn import fuse_, swap_
-
-ONNX = "onnxruntime"
-DENSE_FORMS = ("torch", "onednn", "channels_last", "onednn_opaque", "fused", ONNX)
-SPARSE_FORMS = ("swapped", "swapped_channels_last")
-
-# Largest error of a form against float64, in units of the largest output; float32 rounds to 6e-8, in many
-# layers.
-ERROR_LIMIT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -48,30 +36,10 @@ class NetworkCase:
     sparsity: float
     block: Pair
 
+    op: ClassVar[str] = "network"
 
-@dataclass
-class Outcome:
-    """What was measured of one network: `times` and `errors` by form, or the `refusals` in words;
-    `decisions` on every layer, by sparse form."""
-
-    case: NetworkCase
-    times: Mapping[str, Timing] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
-    refusals: dict[str, str] = field(default_factory=dict)
-    decisions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def ours(self) -> str:
-        """The faster of the sparse forms."""
-        return min(
-            (form for form in SPARSE_FORMS if form in self.times), key=lambda form: self.times[form].median_us
-        )
-
-    def against(self, *forms: str) -> Ratio | None:
-        """Speed-up of the faster sparse form over the one of these that it beats by least; None without
-        them."""
-        timed = [form for form in forms if form in self.times]
-        return hardest(self.times, timed, self.ours)[1] if timed else None
+    def __str__(self) -> str:
+        return self.network
 
 
 def bench_network(options: argparse.Namespace) -> int:
@@ -80,50 +48,42 @@ def bench_network(options: argparse.Namespace) -> int:
     names = options.name or NETWORKS
     if unknown := [name for name in names if name not in zoo.MODELS]:
         raise ValueError(f"unknown network {unknown[0]!r}: expected some of {list(zoo.MODELS)}")
-    if options.json is not None:
-        options.json.open("a").close()  # that it can be written is known now, not after the first network
+    check_outputs(options)
+    chosen = [
+        NetworkCase(name, batch, options.sparsity, options.block) for name in names for batch in options.batch
+    ]
     with torch_threads(options.threads):
         setting, journal = look_at_machine(options, DENSE_FORMS, options.budget)
-        outcomes = []
-        for name in names:
-            for batch in options.batch:
-                case = NetworkCase(name, batch, options.sparsity, options.block)
-                outcomes.append(outcome := measure_network(case, setting.budget_s))
-                for text in _about(outcome):
-                    say(text, sys.stdout)
-                _write(outcome, journal)
-        for text in _table(outcomes):
-            say(text, sys.stdout)
+        bench_networks(chosen, journal, lambda left: setting.budget_s)
+        journal.close()
     return 0
+
+
+def bench_networks(
+    chosen: Sequence[NetworkCase], journal: Journal, budget_s: Callable[[int], float | None]
+) -> int:
+    """Time those that are not in the journal; print each and a table. Returns how many are left: `budget_s`
+    says how long the next may be timed, given how many there still are, or None to stop."""
+    left = [case for case in chosen if not journal.has(about(case), (*DENSE_FORMS, *SPARSE_FORMS))]
+    outcomes: list[Outcome] = []
+    for case in left:
+        if (seconds := budget_s(len(left) - len(outcomes))) is None:
+            break
+        outcomes.append(outcome := measure_network(case, seconds))
+        for text in _about(outcome):
+            say(text, sys.stdout)
+        outcome.write(about(case), journal)
+    for text in _table(outcomes) if outcomes else ():
+        say(text, sys.stdout)
+    return len(left) - len(outcomes)
 
 
 def measure_network(case: NetworkCase, budget_s: float) -> Outcome:
     """Make the network in all its forms, check each against float64, and time them in one interleaved run."""
     model = masked_network(case)
     x = zoo.example(model, case.batch, torch.Generator().manual_seed(1))
-    outcome = Outcome(case)
-    with torch.inference_mode():
-        want = copy.deepcopy(model).double()(x.double())
-        forms: dict[str, Any] = {**best_dense_model(model, x), ONNX: _onnxruntime(model, x)}
-        forms |= _swapped(model, x, outcome)
-        calls = {}
-        for name, form in forms.items():
-            if isinstance(form, str):
-                outcome.refusals[name] = form
-                continue
-            given = _channels_last(x) if name == "swapped_channels_last" else x
-            error = float((form(given).double() - want).abs().max() / want.abs().max())
-            if error <= ERROR_LIMIT:
-                outcome.errors[name], calls[name] = error, partial(form, given)
-            elif name in SPARSE_FORMS:
-                raise ValueError(
-                    f"{name} {case.network} is off by {error:.1e} of its largest output, expected at most "
-                    f"{ERROR_LIMIT}"
-                )
-            else:
-                outcome.refusals[name] = f"off by {error:.1e} of the largest output"
-        outcome.times = interleave(calls, budget_s=budget_s)
-    return outcome
+    block = None if case.block == (1, 1) else case.block
+    return measure_forms(Outcome(case), model, (x,), block, partial(interleave, budget_s=budget_s))
 
 
 def masked_network(case: NetworkCase) -> nn.Module:
@@ -144,46 +104,13 @@ def masked_network(case: NetworkCase) -> nn.Module:
     return model
 
 
-def _swapped(model: nn.Module, x: Tensor, outcome: Outcome) -> dict[str, nn.Module]:
-    """Folded like the best dense form, then swapped and fused, in both memory formats."""
-    found = {}
-    for name, given in zip(SPARSE_FORMS, (x, _channels_last(x)), strict=True):
-        network: Any = fold_norms(model)
-        if name == "swapped_channels_last":
-            network.to(memory_format=torch.channels_last)
-        report = swap_(network, given, block=None if outcome.case.block == (1, 1) else outcome.case.block)
-        fused = fuse_(network)
-        outcome.decisions[name] = f"{report}\n{len(fused.folded)} modules folded into sparse layers"
-        found[name] = network
-    return found
-
-
-def _onnxruntime(model: nn.Module, x: Tensor) -> Any:
-    if absent := missing(ONNX):
-        return absent
-    file: Any = io.BytesIO()  # torch takes it, its annotation does not
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that needs no other package is on its way out
-        try:
-            torch.onnx.export(
-                model, (x,), file, dynamo=False, input_names=["x"], output_names=["y"], opset_version=13
-            )
-        except (RuntimeError, TypeError, ImportError) as error:
-            return f"torch does not export it: {(str(error).splitlines() or [''])[0]}"
-    return onnxruntime_call(file.getvalue())
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
 # ---- what is printed and written
 
 
 def _about(outcome: Outcome) -> Iterator[str]:
     """What was decided on each layer, in the form that was faster."""
     yield f"{outcome.case.network}, batch {outcome.case.batch}: {outcome.ours}\n"
-    yield outcome.decisions[outcome.ours]
+    yield outcome.decisions()
     yield from (f"{form}: {reason}" for form, reason in outcome.refusals.items())
     yield ""
 
@@ -205,20 +132,3 @@ def _table(outcomes: list[Outcome]) -> Iterator[str]:
         "- Times are medians; ratios are of the faster swapped form, above 1 where it is faster, with their "
         "95 % interval. Swapped networks, like the fused dense one, have batch normalisation folded in."
     )
-
-
-def _write(outcome: Outcome, journal: Journal) -> None:
-    problem = {"op": "network", **asdict(outcome.case)}
-    for form, reason in outcome.refusals.items():
-        journal.add(problem, form, refusal=reason)
-    dense = [form for form in DENSE_FORMS if form in outcome.times]
-    for form, timing in outcome.times.items():
-        best = hardest(outcome.times, dense, form)[0]
-        journal.add(
-            problem,
-            form,
-            median_us=timing.median_us,
-            interval_us=timing.interval_us,
-            speedup=asdict(ratio(outcome.times[best], timing)),
-            error=outcome.errors[form],
-        )

@@ -1,11 +1,21 @@
-"""The options of `sparsekern bench`. No torch is imported here."""
+"""The options of `sparsekern bench` and `sparsekern export`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from sparsekern.cli.arguments import Parser, block, channels, natural, positive, seconds, shape, share
+from sparsekern.bench.export import EXPORTS
+from sparsekern.cli.arguments import (
+    Parser,
+    block,
+    channels,
+    natural,
+    positive,
+    seconds,
+    shape,
+    share,
+)
 from sparsekern.cli.bench.presets import DTYPES, INT8, NETWORKS, PRESETS
 from sparsekern.cli.bench.presets_conv import MEMORY_FORMATS, PRESETS_CONV2D
 
@@ -75,4 +85,26 @@ def _add_rest(op: argparse.ArgumentParser) -> None:
 
 def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=positive, default=1, help="torch threads (%(default)s)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="append a JSON line per rival and case")
+    files = command.add_argument_group(
+        "what is kept",
+        "csv, markdown and html for people; pytest-benchmark, asv (a folder) and gha, which is "
+        "github-action-benchmark, for tools; `sparsekern export` makes each of them from the lines of --json",
+    )
+    files.add_argument("--json", type=Path, metavar="FILE", help="append a line per rival and case")
+    files.add_argument("--resume", action="store_true", help="leave out the cases that --json holds already")
+    for name in EXPORTS:
+        files.add_argument(f"--{name}", dest=destination(name), type=Path, metavar="FILE")
+
+
+def destination(name: str) -> str:
+    """Where argparse keeps the option of an export."""
+    return f"export_{name.replace('-', '_')}"
+
+
+def add_export(export: argparse.ArgumentParser) -> None:
+    """The command that makes something else of the lines of a benchmark."""
+    export.add_argument("results", type=Path, metavar="RESULTS.jsonl", help="what bench --json wrote")
+    export.add_argument("--to", choices=EXPORTS, required=True, help="what it becomes")
+    export.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help="where to; printed without it (asv: a folder)"
+    )

@@ -1,0 +1,198 @@
+"""A network in all its forms, dense and swapped: made, checked against float64, timed interleaved."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sparsekern.bench import Ratio, Timing, best_dense_model, fold_norms, hardest, ratio
+from sparsekern.cli.bench.presets import Pair
+from sparsekern.cli.bench.records import Journal, sped_up, timed
+from sparsekern.cli.bench.rivals import missing, onnxruntime_call
+from sparsekern.masks import dense_state
+from sparsekern.nn import SwapReport, fuse_, swap_
+
+ONNX = "onnxruntime"
+DENSE_FORMS = ("torch", "onednn", "channels_last", "onednn_opaque", "fused", ONNX)
+SPARSE_FORMS = ("swapped", "swapped_channels_last")
+
+# Largest error of a form against float64, in units of the largest output; float32 rounds to 6e-8, in many
+# layers.
+ERROR_LIMIT = 1e-4
+
+Inputs = tuple[Tensor, ...]
+RUN_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)
+"""What a network or its exporter raises that does not take what it is given."""
+
+
+@dataclass
+class Outcome:
+    """What was measured of one network: `times` and `errors` by form, or the `refusals` in words; by sparse
+    form, `reports` on every layer and how many modules were `folded`; by form, `bytes` in memory (parameters
+    and buffers) and in a safetensors file."""
+
+    case: Any
+    times: Mapping[str, Timing] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    reports: dict[str, SwapReport] = field(default_factory=dict)
+    folded: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, Pair] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> str:
+        """The faster of the sparse forms."""
+        return min(
+            (form for form in SPARSE_FORMS if form in self.times), key=lambda form: self.times[form].median_us
+        )
+
+    def against(self, *forms: str) -> Ratio | None:
+        """Speed-up of the faster sparse form over the one of these that it beats by least; None without
+        them."""
+        timed = [form for form in forms if form in self.times]
+        return hardest(self.times, timed, self.ours)[1] if timed else None
+
+    def decisions(self) -> str:
+        """What was done with each layer in the faster sparse form."""
+        return f"{self.reports[self.ours]}\n{self.folded[self.ours]} modules folded into sparse layers"
+
+    def write(self, problem: Mapping[str, object], journal: Journal) -> None:
+        """A record for each form."""
+        dense = [form for form in DENSE_FORMS if form in self.times]
+        known: dict[str, dict[str, Any]] = {
+            form: {"refusal": reason} for form, reason in self.refusals.items()
+        }
+        for form, timing in self.times.items():
+            best = hardest(self.times, dense, form)[0]
+            against = sped_up(best, ratio(self.times[best], timing))
+            known[form] = {**timed(timing), **against, "error": self.errors[form]}
+            if form in self.bytes:
+                known[form] |= dict(zip(("memory_bytes", "file_bytes"), self.bytes[form], strict=True))
+            if form in self.reports:
+                known[form]["layers"] = self.reports[form].to_json()["layers"]
+        journal.add(problem, known)
+
+
+def measure_forms(
+    outcome: Outcome,
+    model: nn.Module,
+    inputs: Inputs,
+    block: Pair | None,
+    time: Callable[[Mapping[str, Callable[[], object]]], Mapping[str, Timing]],
+) -> Outcome:
+    """Make all forms of a network in eval mode, check each, and time them with `time`.
+
+    `block` is the one block that layers are swapped in, or the best of several. ValueError for a network
+    that does not run on the inputs, and for a swapped one that computes something wrong.
+    """
+    with torch.inference_mode():
+        want = truth(model, inputs)
+        forms: dict[str, Any] = {**best_dense_model(model, inputs), ONNX: _onnxruntime(model, inputs)}
+        forms |= _swapped(model, inputs, outcome, block)
+        state = dense_state(model)
+        outcome.bytes["torch"] = (sum(_nbytes(value) for value in state.values()), _file_bytes(state))
+        calls = {}
+        for name, form in forms.items():
+            if isinstance(form, str):
+                outcome.refusals[name] = form
+                continue
+            given = tuple(map(channels_last, inputs)) if name == "swapped_channels_last" else inputs
+            error = float((form(*given).double() - want).abs().max() / want.abs().max().clamp_min(1e-300))
+            if error <= ERROR_LIMIT:
+                outcome.errors[name], calls[name] = error, partial(form, *given)
+            elif name in SPARSE_FORMS:
+                raise ValueError(
+                    f"{name} {outcome.case} is off by {error:.1e} of its largest output, expected at most "
+                    f"{ERROR_LIMIT}"
+                )
+            else:
+                outcome.refusals[name] = f"off by {error:.1e} of the largest output"
+        outcome.times = time(calls)
+    return outcome
+
+
+def truth(model: nn.Module, inputs: Inputs) -> Tensor:
+    """What the network gives in float64; ValueError if it does not run, or gives no tensor."""
+    wide = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+    shapes = ", ".join("x".join(map(str, x.shape)) for x in inputs)
+    try:
+        want = copy.deepcopy(model).double()(*wide)
+    except RUN_ERRORS as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{type(model).__name__} does not run on --input {shapes}: {type(error).__name__}: {first}"
+        ) from error
+    if not isinstance(want, Tensor):
+        raise ValueError(
+            f"{type(model).__name__} gives {type(want).__name__}, expected a tensor: wrap it in the factory"
+        )
+    return want
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """An image batch in this memory format, anything else as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _swapped(
+    model: nn.Module, inputs: Inputs, outcome: Outcome, block: Pair | None
+) -> dict[str, nn.Module | str]:
+    """Folded like the best dense form where that can be, then swapped and fused, in both memory formats."""
+    found: dict[str, nn.Module | str] = {}
+    for name in SPARSE_FORMS:
+        last = name == "swapped_channels_last"
+        if last and not any(x.dim() == 4 for x in inputs):
+            outcome.refusals[name] = "no input is a batch of images"
+            continue
+        network: Any = _folded(model)
+        if last:
+            network.to(memory_format=torch.channels_last)
+        given = tuple(map(channels_last, inputs)) if last else inputs
+        outcome.reports[name] = swap_(network, given, block=block)
+        outcome.folded[name] = len(fuse_(network).folded)
+        memory = sum(_nbytes(value) for value in (*network.parameters(), *network.buffers()))
+        outcome.bytes[name] = (memory, _file_bytes(network.state_dict()))
+        found[name] = network
+    return found
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    try:
+        return fold_norms(model)
+    except (*RUN_ERRORS, torch.fx.proxy.TraceError):
+        return copy.deepcopy(model)  # it cannot be traced, so that nothing is folded in the dense form either
+
+
+def _nbytes(value: Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _file_bytes(state: Mapping[str, Tensor]) -> int:
+    """Of a safetensors file, in which each tensor is on its own."""
+    return len(safetensors.torch.save({name: value.clone().contiguous() for name, value in state.items()}))
+
+
+def _onnxruntime(model: nn.Module, inputs: Inputs) -> Any:
+    if absent := missing(ONNX):
+        return absent
+    if len(inputs) != 1:
+        return f"is fed one input here, not {len(inputs)}"
+    file: Any = io.BytesIO()  # torch takes it, its annotation does not
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no other package is on its way out
+        try:
+            torch.onnx.export(
+                model, inputs, file, dynamo=False, input_names=["x"], output_names=["y"], opset_version=13
+            )
+        except (*RUN_ERRORS, ImportError) as error:
+            return f"torch does not export it: {(str(error).splitlines() or [''])[0]}"
+    return onnxruntime_call(file.getvalue())
