@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 MOST_SEEDS = 1000
@@ -52,6 +53,29 @@ def shape(text: str) -> tuple[int, int]:
 def channels(text: str) -> tuple[int, int]:
     """Inputs x outputs of a convolution."""
     return _two(text, "channels such as 128x256 (in x out)")
+
+
+@dataclass(frozen=True)
+class TensorShape:
+    """Of an input, the batch first; `whole` if it is of whole numbers (int64)."""
+
+    sizes: tuple[int, ...]
+    whole: bool = False
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self.sizes)) + (":int64" if self.whole else "")
+
+    def with_rows(self, rows: int | None) -> TensorShape:
+        """The same with so many rows; None leaves it as it is."""
+        return self if rows is None else replace(self, sizes=(rows, *self.sizes[1:]))
+
+
+def tensor_shape(text: str) -> TensorShape:
+    """Of an input of a network."""
+    match = re.fullmatch(r"([1-9]\d{0,6}(?:x[1-9]\d{0,6})*)(:int64)?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a shape such as 1x3x224x224 or 8x128:int64, got {text!r}")
+    return TensorShape(tuple(map(int, match[1].split("x"))), match[2] is not None)
 
 
 def share(text: str) -> float:

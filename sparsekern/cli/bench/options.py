@@ -15,6 +15,7 @@ from sparsekern.cli.arguments import (
     seconds,
     shape,
     share,
+    tensor_shape,
 )
 from sparsekern.cli.bench.presets import DTYPES, INT8, NETWORKS, PRESETS
 from sparsekern.cli.bench.presets_conv import MEMORY_FORMATS, PRESETS_CONV2D
@@ -26,6 +27,8 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     _add_linear(kinds.add_parser("linear", help="y = x W^T + b with a sparse W"))
     _add_conv2d(kinds.add_parser("conv2d", help="2-d convolution with a sparse weight"))
     _add_network(kinds.add_parser("network", help="whole networks of the papers with random masks"))
+    _add_model(kinds.add_parser("model", help="any network with zeros in its weights"))
+    _add_ticket(kinds.add_parser("ticket", help="the network that a ticket is of"))
 
 
 def _add_linear(linear: argparse.ArgumentParser) -> None:
@@ -67,6 +70,33 @@ def _add_network(network: argparse.ArgumentParser) -> None:
     network.add_argument("--block", type=block, default=(1, 1), metavar="RxC", help="of the masks (1x1)")
     network.add_argument("--batch", type=positive, nargs="+", default=[1, 32], help="images (1 32)")
     network.add_argument("--budget", type=seconds, default=3.0, help="for each network (%(default)s s)")
+    _add_run(network)
+
+
+def _add_model(model: argparse.ArgumentParser) -> None:
+    model.add_argument("path", metavar="WHAT", help="module:factory, a ticket, or a .safetensors state dict")
+    model.add_argument("--model", metavar="module:factory", help="makes the network of a state dict")
+    model.add_argument(
+        "--input",
+        type=tensor_shape,
+        nargs="+",
+        required=True,
+        metavar="SHAPE",
+        help="of each argument, batch first: 1x3x224x224, 8x128:int64",
+    )
+    model.add_argument("--batch", type=positive, nargs="+", metavar="N", help="instead of the first size")
+    _add_whole(model)
+
+
+def _add_ticket(ticket: argparse.ArgumentParser) -> None:
+    ticket.add_argument("path", type=Path, metavar="FILE.safetensors", help="what `sparsekern run` left")
+    ticket.add_argument("--batch", type=positive, nargs="+", default=[1, 32], help="images (1 32)")
+    _add_whole(ticket)
+
+
+def _add_whole(network: argparse.ArgumentParser) -> None:
+    network.add_argument("--block", type=block, metavar="RxC", help="to swap in, instead of the best one")
+    network.add_argument("--budget", type=seconds, default=5.0, help="to time in (%(default)s s)")
     _add_run(network)
 
 
