@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"sparsekern: {' '.join(str(error).split())}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        say(f"sparsekern: stopped{'; --resume goes on' if options.command == 'run' else ''}", sys.stderr)
+        kept = options.command == "run" or (options.command == "bench" and options.json is not None)
+        say(f"sparsekern: stopped{'; --resume goes on' if kept else ''}", sys.stderr)
         return 130
 
 

@@ -92,6 +92,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def minutes(text: str) -> float:
+    """More than none."""
+    if not 0 < (value := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, got {text!r}")
+    return value
+
+
 def _two(text: str, what: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", text)
     if match is None:

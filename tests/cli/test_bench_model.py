@@ -154,8 +154,8 @@ def test_a_ticket_is_the_network_it_is_of(ticket: Path, capsys: pytest.CaptureFi
     assert main(["bench", "ticket", str(ticket), "--batch", "4", "--json", "r.jsonl", *QUICK]) == 0
     said = capsys.readouterr().out
     assert "ticket.safetensors on 4x1x28x28, 8" in said and "\nfc1 " in said
-    assert bench(str(ticket), "--input", "1x1x28x28") == 0
-    made: Any = model.ticket_network(ticket)
+    name, made = model.load(str(ticket), None)
+    assert name == "ticket.safetensors" and isinstance(made, lenet300.LeNet300)
     assert float((made.fc1.weight == 0).double().mean()) == pytest.approx(0.8, abs=0.01)
 
 

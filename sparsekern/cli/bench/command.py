@@ -55,7 +55,7 @@ def bench(options: argparse.Namespace, command: Command) -> int:
             setting = replace(setting, rivals=[rival for rival in setting.rivals if rival in wanted])
             dlmc.bench(tasks, setting, journal)
         else:
-            _bench(chosen, setting, journal)
+            bench_cases(chosen, setting, journal, lambda left: setting.budget_s)
         journal.close()
     return 0
 
@@ -88,7 +88,11 @@ def look_at_machine(
     return setting, open_journal(options, found)
 
 
-def _bench(chosen: Sequence[Case], setting: Setting, journal: Journal) -> None:
+def bench_cases(
+    chosen: Sequence[Case], setting: Setting, journal: Journal, budget_s: Callable[[int], float | None]
+) -> int:
+    """Time those that are not in the journal, and print them. Returns how many are left: `budget_s` says how
+    long the next may be timed, given how many there still are, or None to stop."""
     left = [case for case in chosen if not journal.has(about(case), setting.rivals)]
     if len(left) < len(chosen):
         say(f"{len(chosen) - len(left)} of {len(chosen)} cases are in {journal.path}\n", sys.stdout)
@@ -96,13 +100,16 @@ def _bench(chosen: Sequence[Case], setting: Setting, journal: Journal) -> None:
     results: list[Result] = []
     with Bar("timing", len(left), sys.stderr) as bar:
         for case in left:
-            result = measure(case, case.tensors(), setting)
+            if (seconds := budget_s(len(left) - len(results))) is None:
+                break
+            result = measure(case, case.tensors(), replace(setting, budget_s=seconds))
             bar.say(row(result, setting.rivals), sys.stdout)
             bar.step()
             journal.write(result)
             results.append(result)
     for text in _below(results, setting):
         say(text, sys.stdout)
+    return len(left) - len(results)
 
 
 def _below(results: list[Result], setting: Setting) -> Iterator[str]:

@@ -97,6 +97,9 @@ def measure_forms(
     with torch.inference_mode():
         want = truth(model, inputs)
         forms: dict[str, Any] = {**best_dense_model(model, inputs), ONNX: _onnxruntime(model, inputs)}
+        outcome.refusals |= {
+            form: "the network has no plain convolution" for form in {*DENSE_FORMS} - {*forms}
+        }
         forms |= _swapped(model, inputs, outcome, block)
         state = dense_state(model)
         outcome.bytes["torch"] = (sum(_nbytes(value) for value in state.values()), _file_bytes(state))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,12 +27,12 @@ from sparsekern.cli.bench.forms import (
     ONNX,
     RUN_ERRORS,
     SPARSE_FORMS,
-    Inputs,
     Outcome,
     measure_forms,
     truth,
 )
-from sparsekern.cli.bench.records import check_outputs
+from sparsekern.cli.bench.presets import Pair
+from sparsekern.cli.bench.records import Journal, about, check_outputs
 from sparsekern.cli.bench.table import line
 from sparsekern.cli.progress import say
 from sparsekern.cli.threads import torch_threads
@@ -74,25 +74,34 @@ def bench_loaded(
     check_outputs(options)
     model = baked(model)
     sets = [[shape.with_rows(rows) for shape in shapes] for rows in options.batch or (None,)]
-    _check(model, [_draw(of_set) for of_set in sets])
-    share = round(sparsity(model), 6)
-    outcomes = []
+    check(model, sets)
     with torch_threads(options.threads):
         setting, journal = look_at_machine(options, DENSE_FORMS, options.budget)
-        time = partial(interleave, rounds=SAMPLES, min_sample_us=0.0, budget_s=setting.budget_s)
         for of_set in sets:
-            case = ModelCase(name, " ".join(map(str, of_set)), share)
-            problem = {"op": case.op, **asdict(case)}
-            if journal.has(problem, (*DENSE_FORMS, *SPARSE_FORMS)):
-                say(f"{case} on {case.input} is in {journal.path}", sys.stdout)
-                continue
-            outcome = measure_forms(Outcome(case), model, _draw(of_set), options.block, time)
-            outcomes.append(outcome)
-            for text in _about(outcome, of_set[0].sizes[0]):
-                say(text, sys.stdout)
-            outcome.write(problem, journal)
+            time_model(name, model, of_set, options.block, setting.budget_s, journal)
         journal.close()
     return 0
+
+
+def time_model(
+    name: str,
+    model: nn.Module,
+    shapes: Sequence[TensorShape],
+    block: Pair | None,
+    budget_s: float,
+    journal: Journal,
+) -> None:
+    """Time a network that holds its effective weights on one set of inputs, if the journal does not have it;
+    print and write it."""
+    case = ModelCase(name, " ".join(map(str, shapes)), round(sparsity(model), 6))
+    if journal.has(about(case), (*DENSE_FORMS, *SPARSE_FORMS)):
+        say(f"{case} on {case.input} is in {journal.path}", sys.stdout)
+        return
+    time = partial(interleave, rounds=SAMPLES, min_sample_us=0.0, budget_s=budget_s)
+    outcome = measure_forms(Outcome(case), model, _draw(shapes), block, time)
+    for text in _about(outcome, shapes[0].sizes[0]):
+        say(text, sys.stdout)
+    outcome.write(about(case), journal)
 
 
 def load(path: str, factory: str | None) -> tuple[str, nn.Module]:
@@ -143,7 +152,7 @@ def _made(name: str) -> nn.Module:
     return made
 
 
-def _check(model: nn.Module, sets: Sequence[Inputs]) -> None:
+def check(model: nn.Module, sets: Sequence[Sequence[TensorShape]]) -> None:
     """ValueError for a network with nothing to swap, or that does not run on one of the sets of inputs."""
     if not sparsity(model):
         raise ValueError(
@@ -151,8 +160,8 @@ def _check(model: nn.Module, sets: Sequence[Inputs]) -> None:
             "expected a pruned network"
         )
     with torch.inference_mode():
-        for inputs in sets:
-            truth(model, inputs)
+        for shapes in sets:
+            truth(model, _draw(shapes))
 
 
 def _draw(shapes: Sequence[TensorShape]) -> tuple[Tensor, ...]:

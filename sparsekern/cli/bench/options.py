@@ -10,6 +10,7 @@ from sparsekern.cli.arguments import (
     Parser,
     block,
     channels,
+    minutes,
     natural,
     positive,
     seconds,
@@ -28,6 +29,7 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     _add_conv2d(kinds.add_parser("conv2d", help="2-d convolution with a sparse weight"))
     _add_network(kinds.add_parser("network", help="whole networks of the papers with random masks"))
     _add_model(kinds.add_parser("model", help="any network with zeros in its weights"))
+    _add_full(kinds.add_parser("full", help="all of it in the minutes there are, to be resumed"))
     _add_ticket(kinds.add_parser("ticket", help="the network that a ticket is of"))
 
 
@@ -92,6 +94,12 @@ def _add_ticket(ticket: argparse.ArgumentParser) -> None:
     ticket.add_argument("path", type=Path, metavar="FILE.safetensors", help="what `sparsekern run` left")
     ticket.add_argument("--batch", type=positive, nargs="+", default=[1, 32], help="images (1 32)")
     _add_whole(ticket)
+
+
+def _add_full(full: argparse.ArgumentParser) -> None:
+    full.add_argument("--minutes", type=minutes, default=20.0, help="it may take (%(default)s)")
+    full.add_argument("--ticket", type=Path, metavar="FILE", help="a ticket of `sparsekern run`, timed too")
+    _add_run(full)
 
 
 def _add_whole(network: argparse.ArgumentParser) -> None:

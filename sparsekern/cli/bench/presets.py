@@ -59,9 +59,21 @@ PRESETS = {
         ),
         budget_s=1.0,
     ),
+    "survey": Preset(
+        (
+            Grid(
+                shapes=(_768, (3072, 768), (768, 3072), _4096),
+                blocks=(_ONE, (16, 1)),
+                batches=(1, 16, 128),
+                sparsities=(0.5, 0.8, 0.9, 0.95),
+            ),
+        ),
+        budget_s=2.0,
+    ),
     "dlmc": Preset((), budget_s=1.0),
 }
-"""name -> what is timed: a look, the goals of the project, everything (hours), real masks of ResNet-50."""
+"""name -> what is timed: a look, the goals of the project, everything (hours), what `bench full` times, real
+masks of ResNet-50."""
 
 NETWORKS = ("conv6", "resnet20", "vgg19", "resnet18", "alexnet")
 """Of the zoo: what `sparsekern bench network` times when it is given no names."""

@@ -83,6 +83,19 @@ PRESETS_CONV2D = {
         ),
         budget_s=1.0,
     ),
+    "survey": ConvPreset(
+        tuple(
+            ConvGrid(
+                (_STAGE1, _STAGE2, _STAGE3, _STAGE4, _EXPAND, _DOWN, _DILATED, _STEM, _WIDE),
+                blocks=(block,),
+                sparsities=(0.8, 0.9, 0.95),
+                memory_format=memory_format,
+            )
+            for memory_format, block in (("contiguous", (1, 1)), ("channels_last", (16, 1)))
+        ),
+        budget_s=2.0,
+    ),
     "dlmc": ConvPreset((), budget_s=1.0),
 }
-"""name -> what is timed: a look, the goals of the project, everything (hours), real masks of ResNet-50."""
+"""name -> what is timed: a look, the goals of the project, everything (hours), what `bench full` times, real
+masks of ResNet-50."""
