@@ -39,6 +39,16 @@ def pruned():
     prune_(network, sparsity=0.75, block=(16, 1))
     return network
 
+def by_torch():
+    network = dense()
+    nn.utils.prune.l1_unstructured(network[0], "weight", 0.5)
+    return network
+
+def stuck():
+    network = pruned()
+    network.out = network[0].bias * 2  # no leaf: deepcopy refuses it
+    return network
+
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -105,12 +115,17 @@ def test_a_network_that_cannot_be_traced_and_takes_two_inputs(capsys: pytest.Cap
     assert "- onnxruntime: is fed one input here, not 2" in said.out and said.err == ""
 
 
+def test_what_torch_masked_is_timed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("made_for_a_test:by_torch", "--input", "3x40") == 0
+    assert "made_for_a_test:by_torch on 3x40, 40.00 % zeros: swapped" in capsys.readouterr().out
+
+
 def test_swapped_layers_hold_fewer_bytes() -> None:
     network = nn.Sequential(nn.Linear(256, 512))
     prune_(network, sparsity=0.9, block=(16, 1))
     outcome = Outcome("x")
     torch.manual_seed(0)
-    plain = model.baked(network)
+    plain = model.plain(network)
     model.measure_forms(
         outcome, plain, (torch.randn(64, 256),), (16, 1), lambda calls: interleave(calls, rounds=5)
     )
@@ -166,6 +181,7 @@ def test_a_ticket_is_the_network_it_is_of(ticket: Path, capsys: pytest.CaptureFi
         (("made_for_a_test:gone", "--input", "1x2"), "made_for_a_test:gone makes no network: AttributeError"),
         (("made_for_a_test:broken", "--input", "1x2"), "makes no network: RuntimeError: no weights here"),
         (("made_for_a_test:nothing", "--input", "1x2"), "makes int, expected an nn.Module"),
+        (("made_for_a_test:stuck", "--input", "1x40"), "Sequential cannot be copied with its masks baked in"),
         (("made_for_a_test:plain", "--input", "1x2"), "ReLU has no nn.Linear or nn.Conv2d weight"),
         (
             ("made_for_a_test:dense", "--input", "1x40"),

@@ -30,6 +30,8 @@ SPARSE_FORMS = ("swapped", "swapped_channels_last")
 ERROR_LIMIT = 1e-4
 
 Inputs = tuple[Tensor, ...]
+Calls = Mapping[str, Callable[[], object]]
+Timings = Mapping[str, Timing]
 RUN_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)
 """What a network or its exporter raises that does not take what it is given."""
 
@@ -83,27 +85,29 @@ class Outcome:
 
 
 def measure_forms(
-    outcome: Outcome,
-    model: nn.Module,
-    inputs: Inputs,
-    block: Pair | None,
-    time: Callable[[Mapping[str, Callable[[], object]]], Mapping[str, Timing]],
+    outcome: Outcome, model: nn.Module, inputs: Inputs, block: Pair | None, time: Callable[[Calls], Timings]
 ) -> Outcome:
-    """Make all forms of a network in eval mode, check each, and time them with `time`.
+    """Time all forms of a network in eval mode with `time`, after `make_forms`."""
+    with torch.inference_mode():
+        outcome.times = time(make_forms(outcome, model, inputs, block))
+    return outcome
+
+
+def make_forms(outcome: Outcome, model: nn.Module, inputs: Inputs, block: Pair | None) -> Calls:
+    """The call of each form that computes what the network does in float64; the others are refusals.
 
     `block` is the one block that layers are swapped in, or the best of several. ValueError for a network
     that does not run on the inputs, and for a swapped one that computes something wrong.
     """
+    calls: dict[str, Callable[[], object]] = {}
     with torch.inference_mode():
         want = truth(model, inputs)
         forms: dict[str, Any] = {**best_dense_model(model, inputs), ONNX: _onnxruntime(model, inputs)}
-        outcome.refusals |= {
-            form: "the network has no plain convolution" for form in {*DENSE_FORMS} - {*forms}
-        }
+        without = {*DENSE_FORMS} - {*forms}
+        outcome.refusals |= {form: "the network has no plain convolution" for form in without}
         forms |= _swapped(model, inputs, outcome, block)
         state = dense_state(model)
         outcome.bytes["torch"] = (sum(_nbytes(value) for value in state.values()), _file_bytes(state))
-        calls = {}
         for name, form in forms.items():
             if isinstance(form, str):
                 outcome.refusals[name] = form
@@ -119,8 +123,7 @@ def measure_forms(
                 )
             else:
                 outcome.refusals[name] = f"off by {error:.1e} of the largest output"
-        outcome.times = time(calls)
-    return outcome
+    return calls
 
 
 def truth(model: nn.Module, inputs: Inputs) -> Tensor:

@@ -10,14 +10,13 @@ from time import monotonic
 
 from torch import nn
 
-from sparsekern.bench.dense_layers import baked
 from sparsekern.cli.arguments import TensorShape
 from sparsekern.cli.bench.cases import Case
 from sparsekern.cli.bench.cases_conv import conv_cases
 from sparsekern.cli.bench.cases_linear import cases
 from sparsekern.cli.bench.command import bench_cases, look_at_machine
 from sparsekern.cli.bench.measure import Setting
-from sparsekern.cli.bench.model import check, ticket_network, time_model
+from sparsekern.cli.bench.model import check, plain, ticket_network, time_model
 from sparsekern.cli.bench.network import NetworkCase, bench_networks
 from sparsekern.cli.bench.presets import NETWORKS, PRESETS
 from sparsekern.cli.bench.presets_conv import PRESETS_CONV2D
@@ -63,7 +62,7 @@ def bench_full(options: argparse.Namespace) -> int:
     """The command. Returns 0, also when the time was up before all cases were timed, which it says."""
     ends = monotonic() + 60 * options.minutes
     check_outputs(options)
-    ticket = None if options.ticket is None else baked(ticket_network(options.ticket))
+    ticket = None if options.ticket is None else plain(ticket_network(options.ticket))
     if ticket is not None:
         check(ticket, [_images(ticket)])
     with torch_threads(options.threads):

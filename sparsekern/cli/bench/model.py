@@ -36,7 +36,7 @@ from sparsekern.cli.bench.records import Journal, about, check_outputs
 from sparsekern.cli.bench.table import line
 from sparsekern.cli.progress import say
 from sparsekern.cli.threads import torch_threads
-from sparsekern.masks import sparsity
+from sparsekern.masks import from_torch_prune_, sparsity
 from sparsekern.tickets import Ticket
 
 SAMPLES = 1000
@@ -72,7 +72,7 @@ def bench_loaded(
 ) -> int:
     """Time a network on these inputs, for each `--batch` with so many rows."""
     check_outputs(options)
-    model = baked(model)
+    model = plain(model)
     sets = [[shape.with_rows(rows) for shape in shapes] for rows in options.batch or (None,)]
     check(model, sets)
     with torch_threads(options.threads):
@@ -102,6 +102,17 @@ def time_model(
     for text in _about(outcome, shapes[0].sizes[0]):
         say(text, sys.stdout)
     outcome.write(about(case), journal)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """A copy that holds its effective weights, whoever masked it; ValueError if it cannot be copied."""
+    try:
+        from_torch_prune_(model)  # what torch masked is no leaf of the graph, which deepcopy refuses
+        return baked(model)
+    except RUN_ERRORS as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied with its masks baked in: {error}"
+        ) from error
 
 
 def load(path: str, factory: str | None) -> tuple[str, nn.Module]:

@@ -80,10 +80,15 @@ def bench_networks(
 
 def measure_network(case: NetworkCase, budget_s: float) -> Outcome:
     """Make the network in all its forms, check each against float64, and time them in one interleaved run."""
+    time = partial(interleave, budget_s=budget_s)
+    return measure_forms(Outcome(case), *of_case(case), time)
+
+
+def of_case(case: NetworkCase) -> tuple[nn.Module, tuple[Tensor], Pair | None]:
+    """The masked network, its images, and the block to swap in; None for the best of several."""
     model = masked_network(case)
     x = zoo.example(model, case.batch, torch.Generator().manual_seed(1))
-    block = None if case.block == (1, 1) else case.block
-    return measure_forms(Outcome(case), model, (x,), block, partial(interleave, budget_s=budget_s))
+    return model, (x,), None if case.block == (1, 1) else case.block
 
 
 def masked_network(case: NetworkCase) -> nn.Module:
