@@ -1,22 +1,25 @@
 """The command line: `sparsekern run` finds, swaps and proves, `sparsekern sweep` finds in many settings;
-`sparsekern bench` times kernels against their rivals, `sparsekern export` makes tables and pages of it;
-`sparsekern doctor` says what the machine has; `sparsekern inspect` what GPU kernels are compiled to;
-`sparsekern gpu` checks, tunes and times them on a GPU, `sparsekern tune` tunes only.
+`sparsekern bench` times kernels against their rivals, `sparsekern export` makes tables and pages of it,
+`sparsekern compare` says whether a revision is slower; `sparsekern doctor` says what the machine has;
+`sparsekern inspect` what GPU kernels are compiled to; `sparsekern gpu` checks, tunes and times them on a GPU,
+`sparsekern tune` tunes only.
 
-Exit code 0 when the command did its work (whatever the verdict), 1 when `inspect` found a fault; with one
-line on stderr, 2 for bad input and for what went wrong on the way, 130 when it was stopped by Ctrl-C.
+Exit code 0 when the command did its work (whatever the verdict), 1 when `inspect` found a fault or `compare`
+something slower, 2 when `compare` could not decide; with one line on stderr, 2 for bad input and for what
+went wrong on the way, 130 when it was stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from sparsekern.cli.arguments import Parser, block, natural, positive, seeds, share
 from sparsekern.cli.bench.options import add_bench, add_export
+from sparsekern.cli.compare.options import add_compare
 from sparsekern.cli.gpu.options import add_gpu, add_tune
 from sparsekern.cli.progress import say
 
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = arguments
     try:
-        return _COMMANDS[options.command](options)
+        return _function(options)(options)
     except (ValueError, ImportError, OSError) as error:
         say(f"sparsekern: {' '.join(str(error).split())}", sys.stderr)
         return 2
@@ -43,64 +46,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(options: argparse.Namespace) -> int:
-    from sparsekern.cli.run import run
-
-    return run(options)
-
-
-def _bench(options: argparse.Namespace) -> int:
-    command = import_module(f"sparsekern.cli.bench.{options.op}")
-    done: int = getattr(command, f"bench_{options.op}")(options)
-    return done
-
-
-def _export(options: argparse.Namespace) -> int:
-    from sparsekern.cli.export import export_command
-
-    return export_command(options)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from sparsekern.cli.doctor import doctor
-
-    return doctor(options)
-
-
-def _inspect(options: argparse.Namespace) -> int:
-    from sparsekern.cli.inspect import inspect
-
-    return inspect(options)
-
-
-def _gpu(options: argparse.Namespace) -> int:
-    from sparsekern.cli.gpu.command import gpu
-
-    return gpu(options)
-
-
-def _tune(options: argparse.Namespace) -> int:
-    from sparsekern.cli.gpu.tune import tune_command
-
-    return tune_command(options)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from sparsekern.cli.sweep import sweep
-
-    return sweep(options)
-
-
 _COMMANDS = {
-    "run": _run,
-    "sweep": _sweep,
-    "bench": _bench,
-    "export": _export,
-    "doctor": _doctor,
-    "inspect": _inspect,
-    "gpu": _gpu,
-    "tune": _tune,
+    "run": "run:run",
+    "sweep": "sweep:sweep",
+    "bench": "bench.{op}:bench_{op}",
+    "export": "export:export_command",
+    "compare": "compare.command:compare",
+    "doctor": "doctor:doctor",
+    "inspect": "inspect:inspect",
+    "gpu": "gpu.command:gpu",
+    "tune": "gpu.tune:tune_command",
 }
+"""command -> where its function is, imported when it is asked for: `--help` needs no torch."""
+
+
+def _function(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    place = _COMMANDS[options.command].format(op=getattr(options, "op", ""))
+    module, _, name = place.partition(":")
+    found: Callable[[argparse.Namespace], int] = getattr(import_module(f"sparsekern.cli.{module}"), name)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add_export(
         commands.add_parser("export", help="make tables, a page, or other tools' files of a benchmark")
     )
+    add_compare(commands.add_parser("compare", help="is a revision slower than another?"))
     doctor = commands.add_parser("doctor", help="what this machine has and which kernels run on it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     inspect = commands.add_parser("inspect", help="compile the GPU kernels without a GPU, and look at them")

@@ -1,0 +1,1 @@
+"""`sparsekern compare BASE HEAD`: is head slower? A verdict that CI can believe."""

@@ -1,0 +1,109 @@
+"""The loop of a comparison: rounds until every case is decided, then once more for what looks changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsekern.bench.compare import CONFIDENCE, FEWEST_ROUNDS, Comparison, Verdict, compare
+from sparsekern.cli.compare.sides import Sitting
+
+Round = NDArray[np.float64]
+OpenSitting = Callable[[Sequence[str], int], Sitting]
+
+
+@dataclass
+class Run:
+    """The rounds of one sitting and what they say so far."""
+
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    found: dict[str, Comparison] = field(default_factory=dict)
+
+    def add(self, times: Mapping[str, Round], confidence: float) -> None:
+        """One more round."""
+        for name, turns in times.items():
+            self.rounds.setdefault(name, []).append(turns)
+            if len(self.rounds[name]) > 1:
+                self.found[name] = compare(self.rounds[name], confidence)
+
+    def verdict(self, name: str, margin: float) -> Verdict:
+        """So far."""
+        return self.found[name].verdict(margin) if name in self.found else "undecided"
+
+    def changed(self, margin: float) -> list[str]:
+        """The cases that look faster or slower."""
+        return [name for name in self.found if self.verdict(name, margin) in ("faster", "slower")]
+
+    @property
+    def length(self) -> int:
+        """Rounds."""
+        return max(map(len, self.rounds.values()), default=0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a comparison, by case."""
+
+    found: Mapping[str, Comparison]
+    verdicts: Mapping[str, Verdict]
+    refusals: Sequence[Mapping[str, str]]
+    """Of base and of head: case -> why it was not timed."""
+    rounds: tuple[int, int]
+    """Of the first and of the confirming run."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When to stop: beyond `margin` is a change; about `budget_s` seconds in all, `most_rounds` in a run."""
+
+    margin: float
+    budget_s: float
+    most_rounds: int
+    seed: int
+
+
+def decide(names: Sequence[str], open_sitting: OpenSitting, rules: Rules) -> Outcome:
+    """Compare until decided. A case that looks faster or slower is timed again by new processes, and is so
+    only if these agree; the interval of the second run is as much wider as there are such cases (Bonferroni),
+    so that many cases make no more false alarms than one."""
+    deadline = monotonic() + rules.budget_s
+    first, second = Run(), Run()
+    with open_sitting(names, rules.seed) as sitting:
+        timed, refusals = sitting.names, sitting.refusals
+        _go_on(sitting, first, rules, deadline, CONFIDENCE)
+    found = dict(first.found)
+    verdicts = {name: first.verdict(name, rules.margin) for name in timed}
+    if suspects := first.changed(rules.margin):
+        again = [name for name in timed if verdicts[name] != "same"]
+        with open_sitting(again, rules.seed + 1) as sitting:
+            _go_on(sitting, second, rules, deadline, 1 - (1 - CONFIDENCE) / len(suspects))
+        for name in again:
+            found[name], verdicts[name] = _joined(name, first, second, rules.margin)
+    return Outcome(found, verdicts, refusals, (first.length, second.length))
+
+
+def _go_on(sitting: Sitting, run: Run, rules: Rules, deadline: float, confidence: float) -> None:
+    """Rounds until every case is decided or one looks changed, or until time or rounds are used up; never
+    fewer than a verdict takes."""
+    names = sitting.names
+    while names and run.length < rules.most_rounds:
+        run.add(sitting.round(names), confidence)
+        verdicts = {run.verdict(name, rules.margin) for name in names}
+        if "undecided" not in verdicts or "slower" in verdicts:
+            return
+        if run.length >= FEWEST_ROUNDS and monotonic() >= deadline:
+            return
+
+
+def _joined(name: str, first: Run, second: Run, margin: float) -> tuple[Comparison, Verdict]:
+    """What both runs say together; a change only if each of them says so."""
+    both = compare(first.rounds[name] + second.rounds.get(name, []))
+    verdict = both.verdict(margin)
+    alone = {first.verdict(name, margin), second.verdict(name, margin)}
+    if verdict in ("faster", "slower") and alone != {verdict}:
+        verdict = "undecided"
+    return both, verdict
