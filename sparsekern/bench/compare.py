@@ -19,7 +19,7 @@ Verdict = Literal["faster", "slower", "same", "undecided"]
 
 CONFIDENCE = 0.99
 FEWEST_ROUNDS = 6
-_RESAMPLES = 4000
+_RESAMPLES = 1000
 _EFFECT = np.array((-1.0, 1.0, 1.0, -1.0)) / 2
 _FLOOR = np.array((1.0, 1.0, -1.0, -1.0)) / 2
 

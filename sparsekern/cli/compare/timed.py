@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from time import monotonic
 
 import numpy as np
@@ -15,6 +16,9 @@ from sparsekern.cli.compare.sides import Sitting
 Round = NDArray[np.float64]
 OpenSitting = Callable[[Sequence[str], int], Sitting]
 
+LATER = 1.2
+"""From one look at the rounds to the next: who looks often is wrong often."""
+
 
 @dataclass
 class Run:
@@ -23,12 +27,15 @@ class Run:
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     found: dict[str, Comparison] = field(default_factory=dict)
 
-    def add(self, times: Mapping[str, Round], confidence: float) -> None:
+    def add(self, times: Mapping[str, Round]) -> None:
         """One more round."""
         for name, turns in times.items():
             self.rounds.setdefault(name, []).append(turns)
-            if len(self.rounds[name]) > 1:
-                self.found[name] = compare(self.rounds[name], confidence)
+
+    def look(self, confidence: float) -> None:
+        """At all rounds so far."""
+        if self.length > 1:
+            self.found = {name: compare(rounds, confidence) for name, rounds in self.rounds.items()}
 
     def verdict(self, name: str, margin: float) -> Verdict:
         """So far."""
@@ -87,16 +94,19 @@ def decide(names: Sequence[str], open_sitting: OpenSitting, rules: Rules) -> Out
 
 
 def _go_on(sitting: Sitting, run: Run, rules: Rules, deadline: float, confidence: float) -> None:
-    """Rounds until every case is decided or one looks changed, or until time or rounds are used up; never
+    """Rounds until every case is decided or one looks slower, or until time or rounds are used up; never
     fewer than a verdict takes."""
-    names = sitting.names
-    while names and run.length < rules.most_rounds:
-        run.add(sitting.round(names), confidence)
-        verdicts = {run.verdict(name, rules.margin) for name in names}
-        if "undecided" not in verdicts or "slower" in verdicts:
-            return
-        if run.length >= FEWEST_ROUNDS and monotonic() >= deadline:
-            return
+    names, next_look = sitting.names, FEWEST_ROUNDS
+    while names:
+        run.add(sitting.round(names))
+        late = run.length >= FEWEST_ROUNDS and monotonic() >= deadline
+        last = late or run.length >= rules.most_rounds
+        if last or run.length >= next_look:
+            run.look(confidence)
+            verdicts = {run.verdict(name, rules.margin) for name in names}
+            if last or "undecided" not in verdicts or "slower" in verdicts:
+                return
+            next_look = ceil(LATER * run.length)
 
 
 def _joined(name: str, first: Run, second: Run, margin: float) -> tuple[Comparison, Verdict]:
