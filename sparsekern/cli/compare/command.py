@@ -42,7 +42,7 @@ def compare(options: argparse.Namespace) -> int:
     elif options.counts:
         from sparsekern.cli.compare.counts import compare_counts
 
-        result = compare_counts(options, _names(options))
+        result = compare_counts(options)
     else:
         result = _revisions(options)
     for text in (*table(result["cases"], result["unit"]), "", *_notes(result)):
