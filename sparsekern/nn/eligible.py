@@ -12,6 +12,17 @@ from torch.nn.utils import parametrize
 from sparsekern.masks import Masked
 from sparsekern.nn.layer import SparseLayer
 
+LEFT_ALONE = {
+    "torch.nn.modules.rnn.RNNBase": "torch multiplies by its weights inside one op",
+    "torch.nn.modules.activation.MultiheadAttention": "torch multiplies by its weights inside one function",
+    "torch.nn.modules.conv.Conv1d": "no sparse kernel convolves in one dimension",
+    "torch.nn.modules.conv.Conv3d": "no sparse kernel convolves in three dimensions",
+    "torch.nn.modules.conv._ConvTransposeNd": "no sparse kernel convolves transposed",
+    "torch.nn.modules.linear.Bilinear": "no sparse kernel multiplies by two inputs",
+    "transformers.pytorch_utils.Conv1D": "its weight lies transposed; an nn.Linear in its place would do",
+}
+"""Layers with weights that nothing sparse replaces, by class, and why: each gets its line in the report."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -24,21 +35,34 @@ class Site:
     layer: nn.Module
     reason: str | None
 
+    @property
+    def kind(self) -> str:
+        """The name of the layer's class, as it was before anything was parametrized."""
+        return parametrize.type_before_parametrizations(self.layer).__name__
+
 
 def sites(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Site]:
-    """Every layer of ``model`` that is of one of ``kinds`` or a subclass, in the model's order."""
+    """Every layer of ``model`` that is of one of ``kinds``, or of LEFT_ALONE, or a subclass, in the model's
+    order of parents."""
     uses = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
     places = Counter(id(child) for m in model.modules() for child in m._modules.values())
     found = []
     for prefix, parent in model.named_modules():
         for child, layer in parent._modules.items():
+            name = f"{prefix}.{child}" if prefix else child
             if isinstance(layer, kinds) and not isinstance(layer, SparseLayer):
-                name = f"{prefix}.{child}" if prefix else child
                 reason = _why_not(parent, layer, kinds, shared=places[id(layer)] > 1)
                 if reason is None and any(uses[id(p)] > 1 for p in layer.parameters()):
                     reason = "its weight or bias is tied to another layer's"
                 found.append(Site(name, parent, child, layer, reason))
+            elif layer is not None and (alone := _left_alone(layer)):
+                found.append(Site(name, parent, child, layer, alone))
     return found
+
+
+def _left_alone(layer: nn.Module) -> str | None:
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(layer).__mro__)
+    return next((LEFT_ALONE[name] for name in names if name in LEFT_ALONE), None)
 
 
 def _why_not(
@@ -48,7 +72,7 @@ def _why_not(
     if isinstance(parent, nn.MultiheadAttention | nn.TransformerEncoderLayer):
         return f"nn.{type(parent).__name__} reads its weight past its forward"
     if kind not in kinds:
-        return f"{kind.__name__} is a subclass that may compute something else"
+        return f"{kind.__module__}.{kind.__qualname__} is a subclass that may compute something else"
     if shared:
         return "the layer stands in two places of the network"
     if any(p.is_meta for p in layer.parameters()):
@@ -56,6 +80,17 @@ def _why_not(
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return f"it has {layer.groups} groups; kernels for convolutions take one"
     return _made_special(layer)
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
 
 
 def _made_special(layer: nn.Module) -> str | None:
@@ -72,8 +107,7 @@ def _made_special(layer: nn.Module) -> str | None:
         return "its forward was replaced"
     if set(layer._buffers) - {"weight_mask"} or set(layer._modules) - {"parametrizations"}:
         return "it carries buffers or modules of its own"
-    backward = (layer._backward_hooks, layer._backward_pre_hooks)
-    if any((layer._forward_hooks, *backward, _foreign_pre_hooks(layer))):
+    if any((*(vars(layer)[hooks] for hooks in _HOOKS), _foreign_pre_hooks(layer))):
         return "it has hooks, which a swapped layer would lose"
     return None
 

@@ -74,8 +74,8 @@ def swap_(
     found = sites(model, tuple(SWAPS))
     if filter_fn is not None:
         found = [
-            replace(site, reason=site.reason or "left out by filter_fn")
-            if not filter_fn(site.layer, site.name)
+            replace(site, reason="left out by filter_fn")
+            if site.reason is None and not filter_fn(site.layer, site.name)
             else site
             for site in found
         ]
@@ -210,7 +210,7 @@ def _by_threshold(
     site: Site, threshold: float, block: tuple[int, int] | None
 ) -> tuple[LayerReport, SparseLayer | None]:
     if site.reason is not None:
-        return LayerReport(site.name, type(site.layer).__name__, None, None, None, "kept", site.reason), None
+        return LayerReport(site.name, site.kind, None, None, None, "kept", site.reason), None
     kind = _kind_of(site.layer)
     weight, _ = effective_weight(site.layer)
     share = share_of_zeros(weight)
@@ -248,7 +248,7 @@ def _capture(model: nn.Module, found: list[Site], example_inputs: Any) -> dict[s
     """The input that each layer sees when the model runs on ``example_inputs``."""
     seen: dict[str, Tensor] = {}
     hooks = []
-    for site in found:
+    for site in (site for site in found if site.reason is None):
 
         def remember(_: nn.Module, args: tuple[Any, ...], name: str = site.name) -> None:
             if len(args) == 1 and isinstance(args[0], Tensor):
@@ -270,7 +270,7 @@ def _capture(model: nn.Module, found: list[Site], example_inputs: Any) -> dict[s
 def _try(
     site: Site, x: Tensor | None, block: tuple[int, int] | None, margin: float
 ) -> tuple[LayerReport, SparseLayer | None]:
-    kind = type(site.layer).__name__
+    kind = site.kind
     if site.reason is not None:
         return LayerReport(site.name, kind, None, None, None, "kept", site.reason), None
     if x is None:

@@ -141,7 +141,7 @@ def test_what_is_left_alone_says_why() -> None:
     model = nn.ModuleDict({"net": network(), **others})
     model["norm"] = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
     reasons = {layer.name: layer.reason for layer in sk.swap_(model, threshold=0.5).layers}
-    assert "net.first" in reasons and "turned" not in reasons
+    assert "net.first" in reasons and reasons["turned"] == "no sparse kernel convolves transposed"
     assert reasons["net.grouped"] == "it has 4 groups; kernels for convolutions take one"
     assert "Scaled is a subclass" in reasons["scaled"] and "_WeightNorm" in reasons["norm"]
     with pytest.raises(ValueError, match=r"bare Conv2d: use SparseConv2d.from_dense"):
