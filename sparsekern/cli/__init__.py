@@ -112,6 +112,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--sparse-from", type=share, metavar="SHARE", help="train layers this sparse on sparse kernels"
     )
+    run.add_argument("--narrow", action="store_true", help="train a dense network of each winner's time too")
     shape = run.add_mutually_exclusive_group()
     shape.add_argument("--structure", choices=[*STRUCTURES, "both"], help="(both)")
     shape.add_argument(

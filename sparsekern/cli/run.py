@@ -7,8 +7,10 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +19,7 @@ from sparsekern.bench import machine
 from sparsekern.bench.report import require_report_extra, write_report
 from sparsekern.cli.analysis import analysis
 from sparsekern.cli.joined import joined
+from sparsekern.cli.narrow import width_of_equal_time
 from sparsekern.cli.progress import Progress, TensorBoard, say
 from sparsekern.cli.prove import Proof, prove
 from sparsekern.cli.searches import search_all
@@ -92,7 +95,23 @@ class _Run:
         entry = structure_entry(name, searches, proofs, self.data.test_y)
         told = analysis(searches, self.data, winner)
         self.say("\n" + _told(told))
+        if self.options.narrow:
+            entry["narrow"] = self._narrow(searches, winner)
         return entry | told
+
+    def _narrow(self, searches: Sequence[Search], winner: int) -> dict[str, Any]:
+        """The dense network of the winner's time: its width, and its accuracy from the same seeds."""
+        config = searches[0].config
+        ticket = draw(config, 1.0, data=self.data)
+        ticket.load_state_dict(searches[0].rounds[winner].state)
+        made = partial(draw, config, data=self.data)
+        width = width_of_equal_time(ticket, made, self.data.test_x[: self.study.batch])
+        control = f"narrow:{width:g}"
+        configs = [replace(found.config, controls=(control,)) for found in searches]
+        trained = [found.controls[control][0] for found in self._found(configs, self.options.out / "rounds")]
+        accuracies = [result.test_accuracy for result in trained]
+        self.say(f"a dense network of the winner's time has width {width:g}: {100 * mean(accuracies):.2f} %")
+        return {"width": width, "accuracy": mean(accuracies), "seeds": accuracies}
 
     def _proof(self, name: str, round_: RoundResult) -> Proof:
         config = self.study.configs[name][0]
