@@ -41,7 +41,7 @@ def main() -> None:
     began = time.process_time()
     rows = [row for seed in options.seeds for row in _rows(options, seed)]
     found = {
-        "arguments": {name: str(value) for name, value in vars(options).items() if name != "data_dir"},
+        "arguments": {name: getattr(options, name) for name in ("data", "rate", "rounds", "seeds")},
         "recipe": vars(_config(options, 0, (1, 1)).task.recipe),
         "cpu_s": round(time.process_time() - began),
         "machine": machine.describe(),
