@@ -19,7 +19,7 @@ TURNS = 8
 
 class Simulated:
     """What a Sitting does: `slower` is head's share, `layout` the spread between processes, `server` that
-    between servers, of one side and sitting; `busy` is how much a neighbour slows everything down in bursts."""
+    between servers, of one side and sitting; `busy` is how much a neighbour slows all down in bursts."""
 
     refusals: Sequence[Mapping[str, str]] = ({}, {})
 

@@ -48,9 +48,7 @@ def compare_counts(options: argparse.Namespace) -> dict[str, Any]:
     """What `sparsekern compare --counts` finds. ValueError where there is no valgrind or no compiler."""
     missing = [program for program in ("valgrind", "g++") if not shutil.which(program)]
     if missing:
-        raise ValueError(
-            f"--counts needs {' and '.join(missing)}, which {'is' if missing else 'are'} not here"
-        )
+        raise ValueError(f"--counts needs {' and '.join(missing)}: not installed here")
     sides = [Revision.find(name) for name in (options.base, options.head)]
     cache = (options.cache or default_cache()).resolve()
     begun = monotonic()

@@ -32,12 +32,12 @@ Made = Any  # a layer and its input, or why there is none, in words
 def main(folder: str, address: str) -> None:
     """Serve until the one who started this closes its end of stdin."""
     sys.path.insert(0, folder)
-    import torch
-
     import sparsekern
 
     if Path(folder).resolve() not in Path(sparsekern.__file__).resolve().parents:
         raise ImportError(f"sparsekern came from {sparsekern.__file__}, expected {folder}")
+    import torch
+
     torch.set_num_threads(1)
     cases = json.loads(sys.stdin.readline())
     with torch.inference_mode():
