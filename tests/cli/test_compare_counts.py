@@ -32,9 +32,12 @@ static void run(const LinearArgs& a, int64_t begin, int64_t end, float*) {
       a.y[row * a.n + n] = sum;
     }
 }
-const Isa kScalar = {"scalar", nullptr, {{"loop", false, takes, tiles, scratch, run}}};
+const Isa kScalar = {"scalar", nullptr, KERNELS};
 }  // namespace sparsekern
 """
+
+KERNELS = ", ".join(f'{{"{name}", false, takes, tiles, scratch, run}}' for name in ("loop", "b", "c", "d"))
+KERNELS = f"{{{KERNELS}}}"
 
 needs_tools = pytest.mark.skipif(
     not (shutil.which("valgrind") and shutil.which("g++")), reason="needs valgrind and g++"
@@ -45,7 +48,9 @@ def tree(folder: Path, added: str) -> Path:
     """Sources with the real headers and one kernel, in whose inner loop `added` stands."""
     shutil.copytree(ROOT / "csrc" / "cpu", folder / "csrc" / "cpu", ignore=shutil.ignore_patterns("isa_*"))
     (folder / "csrc/cpu/conv.cpp").write_text("")
-    (folder / "csrc/cpu/isa_scalar.cpp").write_text(KERNEL.replace("ADDED", added))
+    (folder / "csrc/cpu/isa_scalar.cpp").write_text(
+        KERNEL.replace("ADDED", added).replace("KERNELS", KERNELS)
+    )
     return folder
 
 
@@ -53,7 +58,7 @@ def tree(folder: Path, added: str) -> Path:
 def test_counts_are_exact_and_see_one_added_instruction(tmp_path: Path) -> None:
     found = []
     for name, added in (("base", ""), ("head", 'asm volatile("nop");')):
-        program = build(tree(tmp_path / name, added), tmp_path / name, "scalar", ("-std=c++17", "-O1"))
+        program = build(tree(tmp_path / name, added), tmp_path / name, "scalar", ("-std=c++17", "-O0"))
         found.append([count(program, SIZES) for _ in range(2)])
     (base, again), (head, _) = found
     assert isinstance(base, int) and isinstance(head, int)

@@ -106,7 +106,7 @@ def count(program: Path, arguments: Sequence[str]) -> int | str:
         options = ["--tool=callgrind", "--toggle-collect=counted_*", f"--callgrind-out-file={folder}/out"]
         done = _run(["valgrind", *options, str(program), *arguments])
     if done.returncode == 3:
-        return done.stderr.strip().splitlines()[-1]
+        return next(text for text in done.stderr.splitlines() if text.startswith("no kernel"))
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or found is None or int(found[1]) == 0:
         raise ValueError(f"valgrind counted nothing: {complaint(done.stderr)}")
