@@ -11,22 +11,21 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from timed_forms import time_form
 
-from sparsekern.bench.dense_layers import baked
+from sparsekern import zoo
 from sparsekern.cli.bench.forms import DENSE_FORMS, SPARSE_FORMS, Calls, Outcome, make_forms
-from sparsekern.cli.bench.model import ticket_network
+from sparsekern.cli.bench.model import plain, ticket_network
 
 
 @cache
 def made(path: str) -> tuple[Outcome, Calls]:
-    model: Any = baked(ticket_network(Path(path)))
-    x = torch.randn(1, *model.image, generator=torch.Generator().manual_seed(1))
+    model = plain(ticket_network(Path(path)))
+    x = zoo.example(model, 1, torch.Generator().manual_seed(1))
     outcome = Outcome(Path(path).name)
     return outcome, make_forms(outcome, model, (x,), None)
 

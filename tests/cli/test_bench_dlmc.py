@@ -67,6 +67,30 @@ def test_the_folder_is_found_by_environment_or_beside_the_project(
     assert len(dlmc.layers()) == 6
 
 
+def test_a_run_that_was_cut_off_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out.jsonl"
+    arguments = ["--preset", "dlmc", "--data-dir", str(folder), "--budget", "0.001", "--json", str(path)]
+    assert main(["bench", "linear", *arguments]) == 0
+    whole = path.read_text("utf-8")
+    path.write_text(whole[: 2 * len(whole) // 3], "utf-8")
+    kept = path.read_text("utf-8").count("\n")
+    capsys.readouterr()
+    assert main(["bench", "linear", *arguments, "--resume"]) == 0
+    lines = path.read_text("utf-8").splitlines()
+    assert len(lines) == whole.count("\n") > kept and lines[0] == whole.splitlines()[0]
+    found = {
+        (record["problem"]["file"], record["problem"]["layer"], record["provider"])
+        for record in map(json.loads, lines)
+    }
+    assert len(found) == len(lines)
+    said = capsys.readouterr().out
+    assert "net0.npz\n" not in said and "net1.npz\n" in said
+    assert main(["bench", "linear", *arguments, "--resume"]) == 0  # nothing is left
+    assert path.read_text("utf-8").splitlines() == lines
+
+
 def test_a_run_prints_each_layer_and_the_distribution(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from sparsekern import zoo
 from sparsekern.bench import Timing, interleave
 from sparsekern.cli import main
 from sparsekern.cli.bench import model
@@ -172,6 +173,11 @@ def test_a_ticket_is_the_network_it_is_of(ticket: Path, capsys: pytest.CaptureFi
     name, made = model.load(str(ticket), None)
     assert name == "ticket.safetensors" and isinstance(made, lenet300.LeNet300)
     assert float((made.fc1.weight == 0).double().mean()) == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_zoo_says_what_its_networks_take() -> None:
+    assert str(model.shape_of(zoo.model("lenet300"))) == "1x1x28x28"
+    assert str(model.shape_of(zoo.model("transformer"))).endswith(":int64")
 
 
 @pytest.mark.parametrize(

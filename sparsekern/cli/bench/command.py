@@ -96,7 +96,8 @@ def bench_cases(
     left = [case for case in chosen if not journal.has(about(case), setting.rivals)]
     if len(left) < len(chosen):
         say(f"{len(chosen) - len(left)} of {len(chosen)} cases are in {journal.path}\n", sys.stdout)
-    say(table_head(setting.rivals, chosen[0].first_column), sys.stdout)
+    if left:
+        say(table_head(setting.rivals, chosen[0].first_column), sys.stdout)
     results: list[Result] = []
     with Bar("timing", len(left), sys.stderr) as bar:
         for case in left:
@@ -107,7 +108,7 @@ def bench_cases(
             bar.step()
             journal.write(result)
             results.append(result)
-    for text in _below(results, setting):
+    for text in _below(results, setting) if results else ():
         say(text, sys.stdout)
     return len(left) - len(results)
 

@@ -152,7 +152,7 @@ def bench(tasks: Sequence[Task], setting: Setting, journal: Journal) -> None:
             for text in distribution(results) if results else ():
                 bar.say(text, sys.stdout)
             everything += results.values()
-    for note in notes(everything, setting):
+    for note in notes(everything, setting) if everything else ():
         say(f"- {note}", sys.stdout)
 
 

@@ -10,13 +10,12 @@ from time import monotonic
 
 from torch import nn
 
-from sparsekern.cli.arguments import TensorShape
 from sparsekern.cli.bench.cases import Case
 from sparsekern.cli.bench.cases_conv import conv_cases
 from sparsekern.cli.bench.cases_linear import cases
 from sparsekern.cli.bench.command import bench_cases, look_at_machine
 from sparsekern.cli.bench.measure import Setting
-from sparsekern.cli.bench.model import check, plain, ticket_network, time_model
+from sparsekern.cli.bench.model import check, plain, shape_of, ticket_network, time_model
 from sparsekern.cli.bench.network import NetworkCase, bench_networks
 from sparsekern.cli.bench.presets import NETWORKS, PRESETS
 from sparsekern.cli.bench.presets_conv import PRESETS_CONV2D
@@ -64,7 +63,7 @@ def bench_full(options: argparse.Namespace) -> int:
     check_outputs(options)
     ticket = None if options.ticket is None else plain(ticket_network(options.ticket))
     if ticket is not None:
-        check(ticket, [_images(ticket)])
+        check(ticket, [[shape_of(ticket)]])
     with torch_threads(options.threads):
         setting, journal = look_at_machine(options, (), MOST_S)
         parts: dict[str, Callable[[Share], int]] = {
@@ -109,9 +108,5 @@ def _networks() -> list[NetworkCase]:
 def _ticket(name: str, model: nn.Module, journal: Journal, share: Share) -> int:
     if (seconds := share(1)) is None:
         return 1
-    time_model(name, model, _images(model), None, seconds, journal)
+    time_model(name, model, [shape_of(model)], None, seconds, journal)
     return 0
-
-
-def _images(model: nn.Module) -> list[TensorShape]:
-    return [TensorShape((1, *model.image))]  # type: ignore[misc]

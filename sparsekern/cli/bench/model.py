@@ -145,6 +145,12 @@ def ticket_network(path: Path) -> nn.Module:
     return model
 
 
+def shape_of(model: nn.Module) -> TensorShape:
+    """What a network of the zoo takes, one row of it."""
+    x = zoo.example(model, 1)
+    return TensorShape(tuple(x.shape), whole=not x.is_floating_point())
+
+
 def _made(name: str) -> nn.Module:
     """What `module:factory` gives; modules of the working directory are found too."""
     module, colon, attribute = name.partition(":")
