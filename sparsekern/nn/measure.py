@@ -72,9 +72,12 @@ def measure_layer(
                 return kept(
                     f"expected {least:.1f} times the best dense time at this sparsity; not timed"
                 ), None
-            candidates = {str(b): kind.from_layer(layer, b, mask).eval() for b in timed}
-            if any(sparse.kernel.startswith("reference") for sparse in candidates.values()):
-                why = "; ".join(f"{n} {reason}" for n, reason in next(iter(candidates.values())).refusals)
+            made = {str(b): kind.from_layer(layer, b, mask).eval() for b in timed}
+            candidates = {
+                b: sparse for b, sparse in made.items() if not sparse.kernel.startswith("reference")
+            }
+            if not candidates:
+                why = "; ".join(f"{n} {reason}" for n, reason in next(iter(made.values())).refusals)
                 return kept(f"no kernel takes it: {why}"), None
             limit = rounding(want, x, weight, lambda x, w: kind.compute(layer, x, w, None))
             wrong = [b for b, sparse in candidates.items() if not agrees(sparse(x), want, limit)]

@@ -25,6 +25,8 @@ def is_transformed() -> bool:
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def wants_gradient(*tensors: Tensor | None) -> bool:
-    """Whether one of them asks for a gradient, in a mode that records it."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+def needs_op(*tensors: Tensor | None) -> bool:
+    """Whether a call must go through the registered op: one of the tensors asks for a gradient in a mode that
+    records it, or the call is exported, and a file may name only what importing sparsekern registers."""
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return wanted or torch.compiler.is_exporting()

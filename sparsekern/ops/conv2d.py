@@ -16,7 +16,7 @@ from sparsekern.kernels import Plan
 from sparsekern.kernels.reference import activate, conv2d_of
 from sparsekern.kernels.select import ConvGeometry, PackedConv
 from sparsekern.kernels.table import BY_NAME
-from sparsekern.ops.call import autocast_dtype, is_transformed, wants_gradient
+from sparsekern.ops.call import autocast_dtype, is_transformed, needs_op
 
 # ---- schema
 
@@ -131,7 +131,7 @@ def conv2d_packed(
     if is_transformed():
         weight.check(x, residual)
         return conv2d_of(x, weight, activation, residual)
-    if wants_gradient(x, values, bias, residual):
+    if needs_op(x, values, bias, residual):
         y: Tensor = _differentiable(x, values, bias, residual, crow, col, index, geometry, kernel)
         return activate(y, activation)
     return BY_NAME[kernel].conv_backend().run(x, weight, activation, residual)

@@ -19,7 +19,7 @@ from sparsekern.kernels import Plan
 from sparsekern.kernels.reference import activate, rows_of
 from sparsekern.kernels.select import PackedWeight
 from sparsekern.kernels.table import BY_NAME
-from sparsekern.ops.call import autocast_dtype, is_transformed, wants_gradient
+from sparsekern.ops.call import autocast_dtype, is_transformed, needs_op
 
 # ---- schema
 
@@ -105,7 +105,7 @@ def linear_packed(x: Tensor, weight: PackedWeight, kernel: str, activation: str 
     if is_transformed():
         matrix = BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
         return activate(torch.nn.functional.linear(x, matrix.to_dense(), weight.bias), activation)
-    if wants_gradient(x, weight.values, weight.bias):
+    if needs_op(x, weight.values, weight.bias):
         y: Tensor = _differentiable(x, *weight, kernel)
         return activate(y, activation)
     return BY_NAME[kernel].backend().run(x, weight, activation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -211,6 +212,12 @@ def test_reduced_precision_is_measured_or_refused_in_words(dtype: torch.dtype) -
                 return self.fc(x.bfloat16())
 
     assert "its input is torch.bfloat16" in sk.swap_(Mixed(), torch.randn(4, 48)).layers[0].reason
+
+
+def test_a_block_without_a_kernel_leaves_the_others_in(clock: Callable[..., None]) -> None:
+    clock(sparse=1.0)
+    report = sk.swap_(nn.Sequential(layer(4, 4, 0.5)), torch.randn(256, 4))  # (4, 2) is among its blocks
+    assert report.layers[0].decision == "swapped", report
 
 
 def test_autocast_around_the_swap_changes_no_verdict() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -202,12 +203,15 @@ def state_of(model: nn.Module) -> tuple[list[int], dict[str, Tensor]]:
     return [id(m) for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}
 
 
+MEASURED = r"expected [\d.]+ times the best dense time|[\d.]+x \(.*\): (slower|not 5 % faster|faster, but)"
+
+
 @pytest.mark.parametrize(
     ("sparsity", "width", "sentence"),
     [
         (0.0, 256, "no weight is zero"),
-        (0.3, 256, " times "),  # what was expected, or measured
-        (0.9, 4, " times "),
+        (0.3, 256, MEASURED),
+        (0.9, 4, MEASURED),
     ],
     ids=["dense", "30 %", "tiny"],
 )
@@ -223,5 +227,5 @@ def test_where_it_cannot_help_nothing_changes(sparsity: float, width: int, sente
     assert after[0] == before[0] and all(m.training for m in model.modules())
     assert all(torch.equal(after[1][name], tensor) for name, tensor in before[1].items())
     assert [layer.decision for layer in report.layers] == ["kept", "kept"]
-    assert all(sentence in layer.reason and layer.reason for layer in report.layers)
+    assert all(re.match(sentence, layer.reason) for layer in report.layers), report
     assert report.summary() == "0 of 2 layers swapped; the network was not timed"
