@@ -27,7 +27,8 @@ from sparsekern.bench import machine
 from sparsekern.masks import maskable
 from sparsekern.prune import CRITERIA, Context, Movement, layer_inputs, prune_, sparsegpt_
 from sparsekern.prune.regroup import regroup_
-from sparsekern.tickets.training import accuracy, batches, evaluate, stream, train
+from sparsekern.tickets.stepper import Training, batches, stream
+from sparsekern.tickets.training import accuracy, evaluate, train
 
 STRUCTURES = {"unstructured": (1, 1), "16x1": (16, 1), "32x1": (32, 1), "64x16": (64, 16)}
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -45,7 +46,7 @@ def main() -> None:
     data = zoo.dataset(task.data, task.data_dir)
     model = zoo.model(task.model, stream(options.seed, 0))
     began = time.perf_counter()
-    dense = train(model, {}, data, task.recipe, (options.seed, 1)).test_accuracy
+    dense = train(Training(model, {}, data, task.recipe, (options.seed, 1))).test_accuracy
     seconds = time.perf_counter() - began
     test = accuracy(evaluate(model, data.test_x, data.test_y)[1], data.test_y)
     rows = list(_rows(model, data, options.seed, task))

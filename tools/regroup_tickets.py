@@ -26,9 +26,9 @@ from sparsekern import tickets, zoo
 from sparsekern.bench import machine
 from sparsekern.masks import mask_, masks_of
 from sparsekern.prune import permuted, prune_, regroup_
+from sparsekern.tickets.controls import ORDER
 from sparsekern.tickets.results import RoundResult, alive_share
-from sparsekern.tickets.rounds import ORDER, search
-from sparsekern.tickets.training import train
+from sparsekern.tickets.stepper import Training
 
 BLOCKS = {"16x1": (16, 1), "32x1": (32, 1)}
 Masks = dict[str, Tensor]
@@ -60,12 +60,12 @@ def _config(options: argparse.Namespace, seed: int, block: tuple[int, int]) -> t
 
 def _rows(options: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
     """The dense network and its unstructured tickets, then all that is made of blocks."""
-    plain = search(_config(options, seed, (1, 1)))
+    plain = tickets.search(_config(options, seed, (1, 1)))
     yield _row(seed, "dense", "", plain.dense)
     for index in options.rounds:
         yield _row(seed, "unstructured", "", plain.rounds[index])
     for name, block in BLOCKS.items():
-        grouped = search(_config(options, seed, block))
+        grouped = tickets.search(_config(options, seed, block))
         for index in options.rounds:
             yield _row(seed, "rounds", name, grouped.rounds[index])
             for how, (masks, start, kept) in _made(plain, index, block).items():
@@ -98,7 +98,8 @@ def _trained(plain: tickets.Search, index: int, masks: Masks, start: Masks) -> R
     data = zoo.dataset(config.task.data, config.task.data_dir)
     model = zoo.model(config.task.model)
     model.load_state_dict(start)
-    result = train(model, masks, data, config.task.recipe, (config.seed, ORDER, index), config.rewind_to)
+    key = (config.seed, ORDER, index)
+    result = tickets.train(Training(model, masks, data, config.task.recipe, key, config.rewind_to))
     return RoundResult(kind="ticket", round=index, masks=masks, **vars(result))
 
 
