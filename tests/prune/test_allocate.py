@@ -111,9 +111,8 @@ def test_of_equal_scores_the_earlier_layer_keeps_its_own() -> None:
 
 
 def test_targets_are_counted_in_elements() -> None:
-    scores = torch.tensor(
-        [[4.0], [4], [4], [1], [1], [1], [3]]
-    )  # Blocks of 3, 3 and 1 rows, the last ragged.
+    # Blocks of 3, 3 and 1 rows, the last ragged.
+    scores = torch.tensor([[4.0], [4], [4], [1], [1], [1], [3]])
     units = {"w": units_of(scores, (3, 1))}
     assert units["w"].sizes.tolist() == [3, 1, 3]
     kept = [share_out(units, {"w": float(count)}, {"w": 0}, "layer")["w"] for count in range(2, 8)]

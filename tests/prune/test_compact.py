@@ -87,8 +87,10 @@ def test_a_layer_without_a_bias_gets_one() -> None:
 
 
 def test_a_constant_beside_padded_zeros_goes_into_another() -> None:
-    """A dead filter behind a batch norm is a constant map, whose border a padded convolution sees: one of
-    them stays for all."""
+    """A dead filter behind a batch norm is a constant map, whose border a padded convolution sees.
+
+    One of them stays for all.
+    """
     model = nn.Sequential(
         nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 3, padding=1)
     )

@@ -104,9 +104,8 @@ def parameters(model: nn.Module) -> int:
 def test_the_small_network_computes_what_the_silenced_big_one_does(name: str) -> None:
     make, image = NETWORKS[name]
     model = ready(make())
-    counts = {
-        link.name: 1 + len(model.get_submodule(link.name).weight) // 2 for link in find_chain(model)
-    }  # all layers but the last
+    every_but_the_last = [link.name for link in find_chain(model)]
+    counts = {name: 1 + len(model.get_submodule(name).weight) // 2 for name in every_but_the_last}
     kept = choose_filters(model, counts, keep="random")
     x = torch.randn(3, *image)
     expected = silenced(model, kept)(x)

@@ -35,8 +35,8 @@ def backward(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def under_way(name: str) -> tuple[nn.Sequential, torch.optim.Optimizer]:
-    """A network after three steps, so that momentum has something to go on with, and a gradient; always the
-    same."""
+    """The same network every time, after three steps, so that momentum has something to go on with, and with
+    a gradient."""
     torch.manual_seed(3)
     model = network()
     optimizer = OPTIMIZERS[name](list(model.parameters()))

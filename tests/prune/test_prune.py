@@ -128,9 +128,8 @@ def test_pools_stay_apart_when_equally_much_is_left_to_drop() -> None:
     with torch.no_grad():
         model[1].weight.mul_(100)
     prune_(model, {"0.weight": 0.0, "1.weight": 0.5})
-    masks = prune_(
-        model, {"0.weight": 0.5, "1.weight": 0.75}, scope="global"
-    )  # Half of what is alive, twice.
+    # Half of what is alive, twice.
+    masks = prune_(model, {"0.weight": 0.5, "1.weight": 0.75}, scope="global")
     assert [int(mask.sum()) for mask in masks.values()] == [50, 25]
 
 

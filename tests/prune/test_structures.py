@@ -76,11 +76,8 @@ def test_nm_inside_an_earlier_mask_never_fills_up_one_run_for_another() -> None:
     ("pattern", "shape", "message"),
     [
         (NM(2, 4), (8, 6), r"NM\(n=2, m=4.*multiple of 1 outputs and of 4 inputs.*got .* \(8, 6\)"),
-        (
-            NM(2, 4),
-            (8, 3, 4, 4),
-            r"multiple of 1 outputs and of 4 inputs",
-        ),  # 48 inputs a filter, but 3 channels.
+        # 48 inputs a filter, but 3 channels.
+        (NM(2, 4), (8, 3, 4, 4), r"multiple of 1 outputs and of 4 inputs"),
         (NM(2, 4, "out"), (6, 8), r"multiple of 4 outputs"),
         (NM(2, 4, "out", 2), (12, 8), r"multiple of 8 outputs"),
         (NM(2, 4, "in", 16), (10, 8), r"multiple of 16 outputs"),
