@@ -76,9 +76,8 @@ def remove_filters_in_graph_(
 
     Filters of nn.Linear and nn.Conv2d that meet, as in the additions of a residual network, go together. They
     are ranked by the sum of their weights' scores over all these layers: by "magnitude" that is the L1 norm
-    of Li et al. 2017 (arXiv 1608.08710).
-    ignore: names of layers that keep all, and with them what goes with them. context: what the criterion
-    looks at; its model is this one if it names none.
+    of Li et al. 2017 (arXiv 1608.08710). ignore: names of layers that keep all, and with them what goes with
+    them. context: what the criterion looks at; its model is this one, in eval mode, if it names none.
 
     Each group is tried on a copy first: the small network must run on the example inputs and give what the
     whole one does when the next layers read zeros from the filters that go. If not, as for those of the
