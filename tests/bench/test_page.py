@@ -77,6 +77,25 @@ def test_it_sorts_and_filters(page: Page, path: Path, width: int, scheme: str) -
     assert page.problems == []
 
 
+def test_columns_without_a_number_are_not_shown(page: Page, tmp_path: Path) -> None:
+    network = {"op": "network", "network": "small", "batch": 1, "sparsity": 0.9, "threads": 1}
+    others = [
+        replace(record, problem=network, provider=name)
+        for record, name in zip(records(), ("torch", "fused", "swapped"), strict=False)
+    ]
+    export([*records(), *others], "html", tmp_path / "both.html")
+    page.open(tmp_path / "both.html", DESKTOP)
+    assert {"op", "time fused", "time onednn"} <= set(page.run(HEADS))
+    page.click("[data-key='time torch'] button")
+    choose(page, "op", "s.value = 'network'")
+    assert [head for head in page.run(HEADS) if head.startswith("time")] == [
+        "time torch",
+        "time fused",
+        "time swapped",
+    ]
+    assert sort_of(page, "time torch") == "ascending" and len(page.run(BODY)) == 1 and page.problems == []
+
+
 PLOT = """[...document.querySelectorAll("[data-plot]")].map((plot) => ({
   key: plot.dataset.plot,
   ticks: [...plot.querySelectorAll("line.grid")].map((line) => [+line.dataset.value, line.y1.baseVal.value]),

@@ -18,7 +18,7 @@ def html(records: Sequence[Record]) -> str:
     for mark, text in (
         ("/* style */", _template("bench.css")),
         ("/* script */", _template("bench.js")),
-        ("{}", embedded(records)),
+        (">{}</script>", f">{embedded(records)}</script>"),  # last: no mark is looked for in what it holds
     ):
         page = page.replace(mark, text, 1)
     return page

@@ -57,8 +57,9 @@ const COLUMNS = [
     text: (row) => (row.times[name] ? micros(row.times[name][0]) : name in row.refusals && "refuses"),
     title: (row) => (row.times[name] ? `${micros(row.times[name][1])} to ${micros(row.times[name][2])} µs` : row.refusals[name]),
   })),
-].filter((column) => !agree(column.key) && data.rows.some((row) => valueOf(column, row) !== undefined));
+].filter((column) => !agree(column.key));
 
+let shown = []; // those of the columns that a row that passes has something in
 let order = { key: null, down: false };
 
 function valueOf(column, row) {
@@ -77,8 +78,9 @@ function sorted(rows) {
   });
 }
 
-function drawHead() {
-  const cells = COLUMNS.map((column) => {
+function drawHead(rows) {
+  shown = COLUMNS.filter((column) => rows.some((row) => valueOf(column, row) !== undefined));
+  const cells = shown.map((column) => {
     const button = make("button", { type: "button" }, column.label ?? column.key);
     button.addEventListener("click", () => {
       order = { key: column.key, down: order.key === column.key && !order.down };
@@ -86,7 +88,8 @@ function drawHead() {
       button.parentElement.setAttribute("aria-sort", order.down ? "descending" : "ascending");
       drawBody(data.rows.filter(passes));
     });
-    return make("th", { scope: "col", "aria-sort": "none", "data-key": column.key, class: column.left ? "text" : "" }, button);
+    const sort = order.key !== column.key ? "none" : order.down ? "descending" : "ascending";
+    return make("th", { scope: "col", "aria-sort": sort, "data-key": column.key, class: column.left ? "text" : "" }, button);
   });
   get("table").tHead.replaceChildren(make("tr", {}, ...cells));
 }
@@ -107,7 +110,7 @@ function cell(column, row) {
 
 function drawBody(rows) {
   get("table").tBodies[0].replaceChildren(
-    ...sorted(rows).map((row) => make("tr", {}, ...COLUMNS.map((column) => cell(column, row)))),
+    ...sorted(rows).map((row) => make("tr", {}, ...shown.map((column) => cell(column, row)))),
   );
   get("count").textContent = `${rows.length} of ${data.rows.length} problems`;
   const reasons = new Map();
@@ -252,6 +255,7 @@ function redraw() {
   const products = unique(rows.filter((row) => row.sparsity !== undefined).map(product)), before = get("product").value;
   fillSelect(get("product"), products, String, false);
   if (products.includes(before)) get("product").value = before;
+  drawHead(rows);
   drawBody(rows);
   drawPlots();
 }
@@ -277,5 +281,4 @@ get("contains").addEventListener("input", redraw);
 get("product").addEventListener("change", drawPlots);
 addEventListener("resize", drawPlots);
 for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
-drawHead();
 redraw();
