@@ -55,7 +55,10 @@ def test_gradients_through_a_compiled_network() -> None:
     want = torch.autograd.grad(model(x).square().sum(), [x, *model.parameters()])
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     got = torch.autograd.grad(compiled(x).square().sum(), [x, *model.parameters()])
-    check_same(got, want, 1e-4)
+    largest = max(grad.abs().max().item() for grad in want)
+    assert largest > 0
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * largest)
 
 
 @pytest.mark.slow

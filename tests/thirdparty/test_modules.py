@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,13 +81,9 @@ def test_recurrent_layers_are_left_alone_with_words(kind: Callable[..., nn.Modul
 def test_gpt2_with_linears_in_place_is_swapped() -> None:
     """What docs/networks.md tells users to do."""
     model, inputs = masked("GPT-2")
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if type(child).__name__ == "Conv1D":
-                inner, outer = child.weight.shape
-                linear = nn.Linear(inner, outer)
-                linear.weight, linear.bias = nn.Parameter(child.weight.T.contiguous()), child.bias
-                setattr(parent, name, linear)
+    page = (Path(sk.__file__).parents[1] / "docs" / "networks.md").read_text("utf-8")
+    (recipe,) = re.findall(r"^```python\n([^`]*Conv1D[^`]*)^```", page, flags=re.MULTILINE)
+    exec(recipe, {"model": model})
     model.eval()
     sk.prune.prune_(model, 0.9, ignore=["lm_head"])
     want = call(model, inputs)
