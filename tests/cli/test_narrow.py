@@ -1,4 +1,4 @@
-"""The dense network of a ticket's time: wide for a slow ticket, narrow for a fast one, and trained by a run."""
+"""The dense network of a ticket's time: wide for a slow ticket, narrow for a fast one; a run trains it."""
 
 from __future__ import annotations
 
