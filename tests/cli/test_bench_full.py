@@ -192,8 +192,10 @@ def test_a_clock_shares_out_what_is_left(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(full, "MOST_S", 2.0)
     clock = Clock(ends=40.0)
     assert clock(20) == 1.0  # two seconds a case, half of them to time in
-    now[0] = 30.0
-    assert clock(1) is None  # the first took thirty, ten are left
+    now[0] = 10.0
+    assert clock(1) == 2.0  # the first took ten, thirty are left
+    now[0] = 20.0
+    assert clock(1) is None  # the next may take twenty
     assert (
         Clock(ends=40.0)(1) == 2.0
         and Clock(ends=40.0)(10_000) == full.LEAST_S

@@ -40,7 +40,7 @@ Share = Callable[[int], "float | None"]
 class Clock:
     """Shares out the time until `ends` (s, of `monotonic`) among the cases that are left: half of a case's
     share is for timing, half for making and checking it. No case begins that would end too late if it took
-    as long as the longest before it."""
+    twice as long as the longest before it."""
 
     ends: float
     began: float | None = None
@@ -52,7 +52,7 @@ class Clock:
         if self.began is not None:
             self.longest_s = max(self.longest_s, now - self.began)
         self.began, rest = now, self.ends - now
-        if rest <= self.longest_s:
+        if rest <= 2 * self.longest_s:
             return None
         return min(MOST_S, max(LEAST_S, rest / left / 2))
 
