@@ -24,7 +24,7 @@ from sparsekern.cli.progress import Progress, TensorBoard, say
 from sparsekern.cli.prove import Proof, prove
 from sparsekern.cli.searches import search_all
 from sparsekern.cli.study import Study, study_of
-from sparsekern.cli.summary import headline, round_entry, structure_entry, winning_round
+from sparsekern.cli.summary import control_entry, headline, round_entry, structure_entry, winning_round
 from sparsekern.cli.threads import torch_threads
 from sparsekern.tickets import MATCH_TOLERANCE, RoundResult, Search, SearchConfig, ranks, rehearse
 from sparsekern.tickets.lab import draw
@@ -97,7 +97,21 @@ class _Run:
         self.say("\n" + _told(told))
         if self.options.narrow:
             entry["narrow"] = self._narrow(searches, winner)
+        if regrouped := self._regrouped(name, searches):
+            entry["regrouped"] = regrouped
         return entry | told
+
+    def _regrouped(self, name: str, searches: Sequence[Search]) -> dict[str, Any]:
+        """The rounds of each control that put the ticket into blocks, proved like the ticket's own."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for control in (control for control in searches[0].controls if control.startswith("regroup:")):
+            self.say(f"\n{name}, {control}\n{_HEAD}")
+            found[control] = []
+            for results in zip(*(search.controls[control] for search in searches), strict=True):
+                proof = self._proof(name, results[0])
+                found[control].append(control_entry(results, proof))
+                self.say(_row(found[control][-1]))
+        return found
 
     def _narrow(self, searches: Sequence[Search], winner: int) -> dict[str, Any]:
         """The dense network of the winner's time: its width, and its accuracy from the same seeds."""

@@ -31,16 +31,7 @@ def _matches_on_validation(searches: Sequence[Search], index: int) -> bool:
 
 def round_entry(searches: Sequence[Search], index: int, proof: Proof) -> dict[str, Any]:
     """One round in figures: means over the seeds, and the times of the first seed's network."""
-    results = _rounds(searches)[index]
-    entry = {
-        "round": index,
-        "sparsity": mean(result.sparsity for result in results),
-        "accuracy": mean(result.test_accuracy for result in results),
-        "val_accuracy": mean(result.val_accuracy for result in results),
-        "early_stop_step": mean(result.early_stop_step for result in results),
-        "seeds": [result.test_accuracy for result in results],
-        **proof.figures,
-    }
+    entry = control_entry(_rounds(searches)[index], proof)
     beside = {name: [search.control(name, index) for search in searches] for name in searches[0].controls}
     controls = {
         name: mean(result.test_accuracy for result in results if result is not None)
@@ -50,6 +41,19 @@ def round_entry(searches: Sequence[Search], index: int, proof: Proof) -> dict[st
     if "reinit" in controls:
         entry["accuracy_reinit"] = controls.pop("reinit")
     return entry | ({"controls": controls} if controls else {})
+
+
+def control_entry(results: Sequence[RoundResult], proof: Proof) -> dict[str, Any]:
+    """One round of any run in figures: means over the seeds, and the times of the first seed's network."""
+    return {
+        "round": results[0].round,
+        "sparsity": mean(result.sparsity for result in results),
+        "accuracy": mean(result.test_accuracy for result in results),
+        "val_accuracy": mean(result.val_accuracy for result in results),
+        "early_stop_step": mean(result.early_stop_step for result in results),
+        "seeds": [result.test_accuracy for result in results],
+        **proof.figures,
+    }
 
 
 def structure_entry(
