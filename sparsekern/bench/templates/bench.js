@@ -41,7 +41,7 @@ const COMMON = ["op", "dtype", "threads"]; // columns only where they differ
 const agree = (key) => COMMON.includes(key) && unique(data.rows.map((row) => row[key])).length === 1;
 const COLUMNS = [
   { key: "op", text: (row) => row.op, left: true },
-  { key: "sizes", label: "problem", text: (row) => row.sizes, left: "text wraps" },
+  { key: "sizes", label: "problem", text: (row) => row.sizes, left: true },
   { key: "dtype", text: (row) => row.dtype, left: true },
   { key: "block", text: (row) => row.block, left: true },
   { key: "sparsity", text: (row) => row.sparsity !== undefined && percent(row.sparsity) },
@@ -95,7 +95,7 @@ function drawHead(rows) {
 }
 
 function cell(column, row) {
-  const place = make("td", column.left ? { class: column.left === true ? "text" : column.left } : {});
+  const place = make("td", column.left ? { class: "text" } : {});
   const title = column.title?.(row);
   if (title) place.title = title;
   if (column.ratio && row[column.key]) {
