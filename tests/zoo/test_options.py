@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import torchvision_ops
+import torchvision_operators
 from torch import nn
 
 from sparsekern import zoo
@@ -101,7 +101,7 @@ def test_every_option_is_told_by_name() -> None:
 
 @pytest.fixture
 def libraries() -> Iterator[None]:
-    torchvision_ops.define()
+    torchvision_operators.declare()
     pytest.importorskip("torchvision")
     pytest.importorskip("timm")
     yield
