@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsekern.cli.prove import Proof
 from sparsekern.tickets import RoundResult, Search, difference, matched, qualifies
+from sparsekern.tickets.evaluation import SEEDS_TO_MATCH
 
 Entry = Mapping[str, Any]
 
@@ -105,7 +106,10 @@ def headline(structures: Sequence[Entry], subject: str, batch: int) -> dict[str,
             )
         },
     }
-    return {"verdict": verdict(found, subject), **found}
+    count = len(winner["seeds"])
+    few = f" From {count} seed{'s' if count > 1 else ''}; a match is claimed from {SEEDS_TO_MATCH} on."
+    claimed = not found["matched"] or count >= SEEDS_TO_MATCH
+    return {"verdict": verdict(found, subject) + ("" if claimed else few), **found}
 
 
 def verdict(found: Entry, subject: str) -> str:

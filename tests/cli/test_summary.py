@@ -108,8 +108,14 @@ def test_the_headline_is_the_fastest_of_those_that_match_on_validation() -> None
     assert found["verdict"] == (
         "net on data at 10.0 % sparsity (b) keeps its accuracy (85.00 % dense, 85.00 % sparse: "
         f"+0.00 points, +0.00 to +0.00) and runs 2.50x as fast as {BEST} (2.40 to 2.60), "
-        "2.50x against eager torch."
+        "2.50x against eager torch. From 1 seed; a match is claimed from 5 on."
     )
+
+
+def test_five_seeds_claim_a_match() -> None:
+    found = [search((0.86, 0.85), (0.86, 0.85), seed=seed) for seed in range(5)]
+    made = summary.structure_entry("a", found, [proof(1.0), proof(2.0)], LABELS)
+    assert summary.headline([made], "net", 1)["verdict"].endswith("against eager torch.")
 
 
 def test_test_accuracy_does_not_choose_the_structure() -> None:
