@@ -16,7 +16,7 @@ from sparsekern.kernels import Plan
 from sparsekern.kernels.reference import activate, conv2d_of
 from sparsekern.kernels.select import ConvGeometry, PackedConv
 from sparsekern.kernels.table import BY_NAME
-from sparsekern.ops.call import autocast_dtype, is_transformed, needs_op
+from sparsekern.ops.call import autocast_dtype, is_traced, is_transformed, needs_op, recorded
 
 # ---- schema
 
@@ -72,6 +72,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 torch.library.register_autograd("sparsekern::conv2d", _backward, setup_context=_save, lib=_library)
 _differentiable = torch.ops.sparsekern.conv2d.default
+_recorded = recorded(_forward, _save, _backward)
 
 
 # ---- public functions
@@ -132,6 +133,7 @@ def conv2d_packed(
         weight.check(x, residual)
         return conv2d_of(x, weight, activation, residual)
     if needs_op(x, values, bias, residual):
-        y: Tensor = _differentiable(x, values, bias, residual, crow, col, index, geometry, kernel)
+        call = _differentiable if is_traced() else _recorded
+        y: Tensor = call(x, values, bias, residual, crow, col, index, geometry, kernel)
         return activate(y, activation)
     return BY_NAME[kernel].conv_backend().run(x, weight, activation, residual)

@@ -3,8 +3,9 @@
 The op takes the weight's tensors one by one, since custom ops know no other types, and the name of the kernel
 that was chosen when the layer was made. It is the only boundary between a layer and its kernel.
 
-Without a gradient wanted, the kernel's backend is called as it is, and its own op is the boundary: torch's
-Python autograd layer costs a call several times an ``F.linear`` (docs/measured.md, "What a call costs").
+Where nobody traces the call, torch's Python layer for registered ops is left out, which costs several times
+an ``F.linear`` (docs/measured.md, "What a call costs"): without a gradient wanted the kernel's backend is
+called as it is, and its own op is the boundary; with one, a ``torch.autograd.Function`` records it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sparsekern.kernels import Plan
 from sparsekern.kernels.reference import activate, rows_of
 from sparsekern.kernels.select import PackedWeight
 from sparsekern.kernels.table import BY_NAME
-from sparsekern.ops.call import autocast_dtype, is_transformed, needs_op
+from sparsekern.ops.call import autocast_dtype, is_traced, is_transformed, needs_op, recorded
 
 # ---- schema
 
@@ -68,6 +69,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 torch.library.register_autograd("sparsekern::linear", _backward, setup_context=_save, lib=_library)
 _differentiable = torch.ops.sparsekern.linear.default
+_recorded = recorded(_forward, _save, _backward)
 
 
 # ---- public functions
@@ -106,6 +108,6 @@ def linear_packed(x: Tensor, weight: PackedWeight, kernel: str, activation: str 
         matrix = BlockSparse.trusted((weight.n, weight.k), weight.crow, weight.col, weight.values)
         return activate(torch.nn.functional.linear(x, matrix.to_dense(), weight.bias), activation)
     if needs_op(x, weight.values, weight.bias):
-        y: Tensor = _differentiable(x, *weight, kernel)
+        y: Tensor = (_differentiable if is_traced() else _recorded)(x, *weight, kernel)
         return activate(y, activation)
     return BY_NAME[kernel].backend().run(x, weight, activation)
