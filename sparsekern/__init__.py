@@ -13,7 +13,18 @@ from __future__ import annotations
 from sparsekern import bench, masks, prune, tickets, zoo
 from sparsekern._version import __version__
 from sparsekern.formats import BlockSparse
-from sparsekern.nn import SparseConv2d, SparseLinear, SwapReport, explain, fuse_, restore_, swap_, time_block
+from sparsekern.nn import (
+    SparseConv2d,
+    SparseLinear,
+    SwapReport,
+    explain,
+    fuse_,
+    load,
+    restore_,
+    save,
+    swap_,
+    time_block,
+)
 from sparsekern.prune import suggest
 from sparsekern.tickets import Ticket, find_ticket
 
@@ -30,9 +41,11 @@ __all__ = [
     "explain",
     "find_ticket",
     "fuse_",
+    "load",
     "masks",
     "prune",
     "restore_",
+    "save",
     "swap_",
     "tickets",
     "zoo",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sparsekern.formats.block_sparse import BlockSparse
+from sparsekern.formats.gaps import from_gaps, to_gaps
 
 FORMATS = (BlockSparse,)
 
-__all__ = ["FORMATS", "BlockSparse"]
+__all__ = ["FORMATS", "BlockSparse", "from_gaps", "to_gaps"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparsekern.nn.conv2d import SparseConv2d
 from sparsekern.nn.explain import Explanation, explain
+from sparsekern.nn.files import load, save
 from sparsekern.nn.fuse import FusedLayer, FuseReport, fuse_
 from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.linear import SparseLinear
@@ -24,7 +25,9 @@ __all__ = [
     "SwapReport",
     "explain",
     "fuse_",
+    "load",
     "restore_",
+    "save",
     "swap_",
     "time_block",
 ]

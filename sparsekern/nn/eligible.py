@@ -79,7 +79,7 @@ def _why_not(
         return "it is on the meta device: there are no numbers"
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return f"it has {layer.groups} groups; kernels for convolutions take one"
-    return _made_special(layer)
+    return made_special(layer)
 
 
 _HOOKS = (
@@ -93,7 +93,7 @@ _HOOKS = (
 )
 
 
-def _made_special(layer: nn.Module) -> str | None:
+def made_special(layer: nn.Module) -> str | None:
     """What was hung on this one layer that a swapped layer would lose."""
     parametrized = parametrize.is_parametrized(layer)
     chains = cast(nn.ModuleDict, layer.parametrizations) if parametrized else nn.ModuleDict()

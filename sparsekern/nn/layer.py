@@ -118,7 +118,13 @@ class SparseLayer(nn.Module):
             block = cls._cheapest_block(dense, weight, mask)
         mask = as_matrix(mask, block)
         matrix = BlockSparse.from_dense(as_matrix(weight, block), block, mask)
-        layer = cls._around(matrix, dense, _kept(matrix, mask))
+        return cls.from_matrix(matrix, dense, _kept(matrix, mask))
+
+    @classmethod
+    def from_matrix(cls: type[_Self], matrix: BlockSparse, dense: nn.Module, kept: Tensor | None) -> _Self:
+        """A layer in the place of ``dense`` that has this weight; the bias Parameter is shared. ``kept``,
+        bool like ``matrix.values``, marks what may train; None is everything."""
+        layer = cls._around(matrix, dense, kept)
         _carry_attributes(dense, layer)
         layer.values.requires_grad_(any(p.requires_grad for p in _weights(dense)))
         return layer.train(dense.training)

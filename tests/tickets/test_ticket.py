@@ -137,7 +137,7 @@ def forge(path: Path, **changes: Any) -> None:
     """Change header fields that `files.write` would set right."""
     tensors, header = module.read(path, "ticket")
     header.update(changes)
-    header["digest"] = module._digest(tensors, header)
+    header["digest"] = module.digest(tensors, header)
     path.write_bytes(safetensors.torch.save(tensors, {"sparsekern": json.dumps(header)}))
 
 
