@@ -24,8 +24,8 @@ from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.loading import FIELDS, KINDS, Sparse, changes_of, prefix_of, shape_of, state_of, ties_of
 
 WEIGHTS, CONFIG = "sparsekern.safetensors", "config.json"
-"""The files of a folder. Under the usual name, model.safetensors, transformers would take the weights for dense
-ones, find none, and draw them at random."""
+"""The files of a folder. Under the usual name, model.safetensors, transformers would look for dense weights,
+find none, and draw them at random."""
 
 _KIND = "network"
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -39,7 +39,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             folded others, or that are quantized, take as much as they store: unstructured float32 at 90 %
             zeros about an eighth of its dense size.
         path: ``….safetensors`` is a file. Anything else is a folder, made if there is none:
-            ``sparsekern.safetensors``, and ``config.json`` with this library's version and the network's class,
+            ``sparsekern.safetensors``, and ``config.json`` with this library's version, the network's class,
             and the whole configuration of a Hugging Face model.
 
     Raises:
