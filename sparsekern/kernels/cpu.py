@@ -16,9 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekern import _core
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels.select import ACTIVATIONS, PackedWeight
+
+try:
+    from sparsekern import _core
+except ImportError as error:
+    raise ImportError(
+        f"kernels on the CPU are in sparsekern._core, which does not load here ({error}); "
+        "expected an installed wheel, or `pip install .` with a C++ compiler"
+    ) from error
 
 _library = torch.library.Library("sparsekern", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
