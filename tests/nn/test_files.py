@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import torchvision_ops
-import truth
+import torchvision_operators
 from torch import Tensor, nn
 
 import sparsekern as sk
 from sparsekern.bench import tensor_files
-from sparsekern.formats import BlockSparse, from_gaps, to_gaps
-from sparsekern.masks import grid, mask_
+from sparsekern.masks import mask_
 from sparsekern.nn import QuantizedSparseLinear, SparseLayer
 
 Header = dict[str, Any]
@@ -136,35 +134,6 @@ def test_unstructured_float32_takes_less_than_16_percent(tmp_path: Path) -> None
     sizes = [(tmp_path / name).stat().st_size for name in ("sparse.safetensors", "dense.safetensors")]
     assert 0.1 < sizes[0] / sizes[1] <= 0.13
     assert same(state(sk.load(make(), tmp_path / "sparse.safetensors")), state(model))
-
-
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.99, 0.9999, 1.0])
-@pytest.mark.parametrize(("n", "k", "block"), [(1, 1, (1, 1)), (61, 777, (1, 1)), (61, 777, (16, 4))])
-def test_gaps_come_back(n: int, k: int, block: tuple[int, int], sparsity: float) -> None:
-    if block[0] > n:
-        pytest.skip("the block is larger than the matrix")
-    weight = truth.masked_weight(n, k, block, sparsity, torch.Generator().manual_seed(2))
-    matrix = BlockSparse.from_dense(weight, block)
-    stream = to_gaps(matrix)
-    crow, col = from_gaps(stream, matrix.shape, block)
-    assert torch.equal(crow, matrix.crow) and torch.equal(col, matrix.col)
-    rows, columns = grid((n, k), block)
-    assert stream.numel() <= matrix.nnz + rows * columns // 255
-
-
-@pytest.mark.parametrize(
-    ("stream", "words"),
-    [
-        (torch.tensor([6], dtype=torch.uint8), "leads to block 6; expected one of 2 x 3 blocks"),
-        (torch.tensor([255, 0], dtype=torch.uint8), "leads to block 255"),
-        (torch.tensor([0, 255], dtype=torch.uint8), "ends within a gap"),
-        (torch.tensor([0.0]), "expected uint8 of one dimension, got torch.float32"),
-        (torch.zeros(2, 2, dtype=torch.uint8), r"got torch.uint8 \(2, 2\)"),
-    ],
-)
-def test_malformed_gaps_are_refused(stream: Tensor, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        from_gaps(stream, (4, 6), (2, 2))
 
 
 # ---- what does not fit
@@ -382,7 +351,7 @@ def test_a_folder_has_weights_and_config(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # its libraries take seconds to import
 def test_a_hugging_face_model_is_made_from_its_folder(tmp_path: Path) -> None:
-    torchvision_ops.define()  # transformers imports torchvision where there is one
+    torchvision_operators.declare()  # transformers imports torchvision where there is one
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50
