@@ -13,7 +13,7 @@ RUN     := $(VENV)/run.stamp
 DEV     := $(VENV)/dev.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test lint format bench gpu clean
+.PHONY: help run doctor test lint format bench docs gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -42,12 +42,16 @@ format: $(DEV) ## write the house's format
 bench: $(DEV) ## time every operator against its rivals
 	@$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
+docs: $(DEV) ## the site, into site/
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[docs]'
+	@$(BIN)/mkdocs build --strict --quiet $(ARGS)
+
 # In place, with the torch that PYTHON has: the one that constraints.txt pins knows no GPU. No extension is needed.
 gpu: ## check, tune and time the kernels on a GPU, with PYTHON's own torch (PART=linear OUT=folder)
 	@$(PYTHON) -m sparsekern gpu $(if $(PART),--part $(PART)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 clean: ## remove what was built, the environment included
-	rm -rf $(VENV) build dist *.egg-info sparsekern/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist site *.egg-info sparsekern/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The build tools come from the pins too, so pip builds in this environment and not in one of its own.

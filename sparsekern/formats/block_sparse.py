@@ -72,8 +72,7 @@ class BlockSparse:
 
         Raises:
             ValueError: ``weight`` is not a two-dimensional strided float tensor, ``block`` does not fit in
-            it, or
-                ``mask`` has another shape.
+                it, or ``mask`` has another shape.
         """
         _check_dense(weight, mask)
         if fit_block(block, weight.shape) != tuple(block):

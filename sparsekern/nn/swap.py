@@ -65,8 +65,8 @@ def swap_(
         margin: by how much sparse must win, 0.05 is 5 %.
 
     Raises:
-        ValueError: ``example_inputs`` are missing or do not run, ``threshold`` is neither "auto" nor in [0,
-        1].
+        ValueError: ``example_inputs`` are missing or do not run, ``threshold`` is neither "auto" nor in
+            [0, 1].
     """
     _check(model, example_inputs, threshold)
     if block is not None:
