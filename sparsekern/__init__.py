@@ -10,9 +10,13 @@ print(report)                                   # prove: sk.bench, or `sparseker
 
 from __future__ import annotations
 
-from sparsekern import bench, masks, prune, tickets, zoo
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sparsekern import bench, masks
 from sparsekern._version import __version__
 from sparsekern.formats import BlockSparse
+from sparsekern.masks import timer
 from sparsekern.nn import (
     SparseConv2d,
     SparseLinear,
@@ -25,10 +29,27 @@ from sparsekern.nn import (
     swap_,
     time_block,
 )
-from sparsekern.prune import suggest
-from sparsekern.tickets import Ticket, find_ticket
 
-suggest.default_time = time_block  # pruning knows nothing of kernels: here the two meet
+if TYPE_CHECKING:
+    from sparsekern import prune, tickets, zoo
+    from sparsekern.tickets import Ticket, find_ticket
+
+timer.default = time_block  # pruning knows nothing of kernels: here the two meet
+
+# What inference does without is imported when it is asked for: swapping must not wait for it.
+_LATER = {"prune": "", "tickets": "", "zoo": "", "Ticket": "tickets", "find_ticket": "tickets"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _LATER[name]
+    return getattr(import_module(f"{__name__}.{home}"), name) if home else import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "BlockSparse",

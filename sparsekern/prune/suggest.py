@@ -6,7 +6,7 @@ input and the machine. The times come from outside, since pruning knows nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sparsekern.masks import fit_block, maskable, masks_of
+from sparsekern.masks import fit_block, maskable, masks_of, timer
+from sparsekern.masks.timer import Time
 from sparsekern.prune.api import next_masks
 from sparsekern.prune.axes import Untraceable, quiet, run
 from sparsekern.prune.permute import Group, permutable, permuted
@@ -22,19 +23,9 @@ from sparsekern.prune.regroup.search import Target, search
 from sparsekern.prune.tables import as_table
 
 Block = tuple[int, int]
-Time = Callable[[nn.Module, Tensor, Block, Tensor], tuple[float, float] | str]
-"""`time(layer, mask, block, x)` -> (dense_us, sparse_us), or why the layer cannot run sparse.
-
-The times, in microseconds, of the layer on its input x with the best dense implementation, and with a sparse
-kernel for `block` when only `mask` is alive.
-"""
-
 BLOCKS: tuple[Block, ...] = ((1, 1), (8, 1), (16, 1), (32, 1), (64, 16))
 MARGIN = 0.05
 """By how much sparse must be faster to be worth anything."""
-
-default_time: Time | None = None
-"""What times if `suggest_block` is given nothing; the package sets it where kernels are known."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +109,7 @@ def suggest_block(
 
     example_inputs: what the model is called with; each layer is timed on the input that it sees then.
     sparsity: the share of zeros of every nn.Linear and nn.Conv2d; by default that of each layer's mask,
-    layers without one left out. time: see `Time`; without it, and without `default_time`, nothing is timed.
+    layers without one left out. time: see `masks.timer`; without one there, nothing is timed.
     permute: put hidden units in the best order first, as `regroup_` does, separately for each block, at its
     cost.
 
@@ -134,7 +125,7 @@ def suggest_block(
             groups = permutable(model, example_inputs)
         except Untraceable as error:
             reason = f"hidden units were not put in order: {error}"
-    inputs, time = _inputs(model, example_inputs), time or default_time
+    inputs, time = _inputs(model, example_inputs), time or timer.default
     rows = []
     for block in blocks:
         for name, (density, kept, mask) in _in_blocks(scores, rates, groups, block).items():

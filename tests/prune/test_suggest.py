@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsekern import zoo
-from sparsekern.masks import mask_, pool
-from sparsekern.prune import prune_, suggest
+from sparsekern.masks import mask_, pool, timer
+from sparsekern.prune import prune_
 from sparsekern.prune.suggest import BlockChoice, BlockTable, suggest_block
 
 SPARSE_US = {(1, 1): 50.0, (4, 1): 20.0, (8, 1): 20.0, (8, 4): 10.0, (16, 1): 99.0}
@@ -23,7 +23,7 @@ def given(layer: nn.Module, mask: Tensor, block: tuple[int, int], x: Tensor) -> 
 
 @pytest.fixture(autouse=True)
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suggest, "default_time", None)
+    monkeypatch.setattr(timer, "default", None)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_units_are_put_in_order_first() -> None:
 
 def test_the_package_may_set_what_times(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(12, 32))
-    monkeypatch.setattr(suggest, "default_time", lambda layer, mask, block, x: (6.0, 2.0))
+    monkeypatch.setattr(timer, "default", lambda layer, mask, block, x: (6.0, 2.0))
     (row,) = suggest_block(model, torch.randn(2, 12), [(4, 1)], sparsity=0.5, permute=False).rows
     assert row.speedup == 3 and row.verdict == "worth it"
 
