@@ -12,7 +12,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-HEAVY = ("triton", "onnx", "onnxruntime", "matplotlib", "jinja2", "sklearn", "scipy", "tqdm", "pooch", "PIL")
+HEAVY = (
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "matplotlib",
+    "jinja2",
+    "sklearn",
+    "scipy",
+    "tqdm",
+    "pooch",
+    "PIL",
+    "sparsekern.prune",
+    "sparsekern.tickets",
+    "sparsekern.zoo",
+)
 HEAVY += (
     "torchvision",
     "timm",
