@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -48,3 +49,49 @@ def test_regrouped_tickets_are_trained(tmp_path: Path, monkeypatch: pytest.Monke
     assert ways == ["dense", "unstructured", "rounds", "regrouped", "in place", "at once"]
     densities = [row["density"] for row in rows if row["round"] == 1]
     assert max(densities) - min(densities) < 0.01
+
+
+def report() -> dict[str, Any]:
+    """As `sparsekern run` writes it, with one pruned round."""
+    ratio = {"value": 2.0, "low": 1.9, "high": 2.1}
+    rounds = [
+        {
+            "round": index,
+            "sparsity": 0.2 * index,
+            "accuracy": 0.85,
+            "seeds": [0.84, 0.86],
+            "early_stop_step": 100.0,
+            "speedup_vs_best_dense": ratio,
+            "speedup_vs_torch": ratio,
+            **({"accuracy_reinit": 0.83, "controls": {"random": 0.81}} if index else {}),
+        }
+        for index in (0, 1)
+    ]
+    entry = {
+        "structure": "unstructured",
+        "rounds": rounds,
+        "winner": rounds[1],
+        "regrouped": {"regroup:16x1": rounds[1:]},
+        "instability_points": [0.1, 0.25],
+        "ranges": ["20.0 % zeros: trivial"],
+        "narrow": {"width": 0.5, "accuracy": 0.82},
+        "seconds": {"search": 12.0},
+    }
+    return {"command": "sparsekern run", "seconds": 30.0, "seeds": [0, 1], "batch": 8, "structures": [entry]}
+
+
+def test_a_report_becomes_a_table_of_rounds_and_controls() -> None:
+    text = "\n".join(tool("ticket_table").lines(report()))
+    row = (
+        "| 1 (winner) | 20.00 % | 85.00 | 84.00, 86.00 | 83.00 | 81.00 | 100 | 2.00x (1.90 to 2.10) | 0.25 |"
+    )
+    assert row in text and "has width 0.5: 82.00 %" in text and "20.0 % zeros: trivial" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_a_report_becomes_a_plot_and_its_points(tmp_path: Path) -> None:
+    module = tool("tradeoff_plot")
+    assert "| regroup 16x1 | 20.0 % | 85.00 % | 2.00x (1.90 to 2.10) | 2.00x |" in module.table(report())
+    pytest.importorskip("matplotlib")
+    module.draw(report(), tmp_path / "plot.svg")
+    assert "<svg" in (tmp_path / "plot.svg").read_text()
