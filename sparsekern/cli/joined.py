@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import torch.distributed as dist
 
 
@@ -19,6 +20,8 @@ def joined(device: str) -> Iterator[str]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # collectives of objects go through it
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device

@@ -67,16 +67,22 @@ class Progress:
     def __init__(self, title: str, runs: int, iterations: int, stream: TextIO) -> None:
         self.title, self.runs, self.iterations, self.stream = title, runs, iterations, stream
         self.done_runs: Counter[str] = Counter()
+        self.started: dict[str, int] = {}
         self.steps: Counter[str] = Counter()
         self.last_line = monotonic()
         self.bar = _tqdm(title, runs * iterations, stream)
 
     def __call__(self, search: str, event: Mapping[str, Any]) -> None:
         if event["event"] == "start":
+            self.started[search] = event["iterations"]
             return
         done = event["event"] == "done"
         self.done_runs[search] += done
-        self.steps[search] = self.done_runs[search] * self.iterations + (0 if done else event["step"])
+        # Some controls are trained longer than the others; each counts as one.
+        within = (
+            0 if done else round(event["step"] / self.started.get(search, self.iterations) * self.iterations)
+        )
+        self.steps[search] = self.done_runs[search] * self.iterations + within
         steps = self.steps.total()
         where = f"round {event['round']} ({event['kind']}), {100 * event['sparsity']:.1f} % sparse"
         accuracy = f"validation {100 * event['val_accuracy']:.2f} %"

@@ -41,7 +41,7 @@ def prove(model: nn.Module, images: Tensor, batch: int, seed: int = 0) -> Proof:
     swap = swap_(swapped, x)
     with torch.inference_mode():
         figures: dict[str, Any] = {"error": _error(model, swapped, x)}
-        figures["changed_predictions"] = int((model(images).argmax(1) != swapped(images).argmax(1)).sum())
+        figures["changed_predictions"] = int((model(images).argmax(-1) != swapped(images).argmax(-1)).sum())
         rivals = best_dense_model(model, x).items()
         dense = {name: rival for name, rival in rivals if isinstance(rival, nn.Module)}
         calls = {name: partial(network, x) for name, network in {**dense, "sparse": swapped}.items()}
@@ -60,7 +60,7 @@ def prove(model: nn.Module, images: Tensor, batch: int, seed: int = 0) -> Proof:
 
 def _error(model: nn.Module, swapped: nn.Module, x: Tensor) -> float:
     """Largest error of `swapped` on x against `model` in float64, relative to the largest output."""
-    truth = copy.deepcopy(model).double()(x.double())
+    truth = copy.deepcopy(model).double()(x.double() if x.is_floating_point() else x)
     error = float((swapped(x).double() - truth).abs().max() / truth.abs().max())
     if not error <= ERROR_LIMIT:
         raise RuntimeError(

@@ -9,10 +9,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 from time import perf_counter
 from typing import Any
+
+import torch
 
 from sparsekern import zoo
 from sparsekern.bench import machine
@@ -196,11 +199,18 @@ def _prepare(options: argparse.Namespace, device: str) -> _Run:
     if options.data_dir is not None and not options.data_dir.is_dir():
         raise ValueError(f"--data-dir {options.data_dir}: expected a folder, there is none")
     study = study_of(options)
+    _require_device(device)
+    if options.tensorboard is not None and find_spec("tensorboard") is None:
+        raise ValueError('--tensorboard: the package is not installed; pip install "sparsekern[tensorboard]"')
+    if options.narrow and ranks.world() > 1:
+        raise ValueError("--narrow: one process is expected, as the other ranks do not wait for the timing")
     data = zoo.dataset(study.task.data, study.task.data_dir)
     if study.batch > len(data.test_y):
         raise ValueError(f"--batch {study.batch}: {data.name} has {len(data.test_y)} test images")
     for of_structure in study.configs.values():
         rehearse(of_structure[0])
+        if options.narrow:
+            draw(of_structure[0], 0.5, data=data)  # it may have no widths
     cpu.isa()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=options.out):
@@ -222,6 +232,14 @@ def _machine() -> dict[str, object]:
     from sparsekern.kernels import cpu
 
     return machine.describe(cpu.isa()) | machine.speeds(cpu.fma_peak_gflops)
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {device}: a device of this machine is expected: {reason}") from error
 
 
 def _settings(run: _Run) -> dict[str, object]:

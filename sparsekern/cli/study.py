@@ -27,6 +27,7 @@ from typing import Any
 from sparsekern.cli import STRUCTURES
 from sparsekern.cli.arguments import block
 from sparsekern.tickets import SearchConfig, Task, task
+from sparsekern.tickets.config import with_tuples
 
 DEFAULTS: dict[str, Any] = {
     "model": "lenet300",
@@ -79,7 +80,7 @@ def _given(options: argparse.Namespace, from_file: Mapping[str, Any]) -> dict[st
     elif options.structure is not None:
         given["blocks"] = list(STRUCTURES) if options.structure == "both" else [options.structure]
     search = {name: getattr(options, name) for name in SEARCH_OPTIONS}
-    found = _with_tuples({name: value for name, value in search.items() if value is not None})
+    found = with_tuples({name: value for name, value in search.items() if value is not None})
     given["search"] = {**from_file.get("search", {}), **found}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -95,6 +96,16 @@ def configs_of(values: Mapping[str, Any], data_dir: Path | None = None) -> list[
 
 
 def _study(values: Mapping[str, Any], data_dir: Path | None) -> Study:
+    try:
+        return _made(values, data_dir)
+    except TypeError as error:  # a text where a number belongs
+        raise ValueError(f"a value of another type is expected: {error}") from error
+
+
+def _made(values: Mapping[str, Any], data_dir: Path | None) -> Study:
+    shapes = [_shape(name) for name in values["blocks"]]
+    if len(set(shapes)) != len(shapes):
+        raise ValueError(f"each block once is expected, got {values['blocks']}")
     chosen = task(values["model"], values["data"], data_dir, **values["recipe"])
     configs = {
         name: tuple(
@@ -116,22 +127,29 @@ def read(path: Path, more: tuple[str, ...] = ()) -> dict[str, Any]:
         values = toml.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: a TOML file is expected: {error}") from error
-    known = [field.name for field in fields(SearchConfig) if field.name not in ELSEWHERE]
-    for where, found, expected in (
-        (path, values, [*DEFAULTS, *more]),
-        (f"{path} [search]", values.get("search", {}), known),
-    ):
-        if unknown := set(found) - set(expected):
-            raise ValueError(f"{where}: unknown keys {sorted(unknown)}, expected some of {expected}")
-    for name, usual in DEFAULTS.items():
-        if not isinstance(values.get(name, usual), type(usual)):
-            raise ValueError(f"{path}: {name} of type {type(usual).__name__} expected, got {values[name]!r}")
-    tables = {name: _with_tuples(values[name]) for name in ("recipe", "search") if name in values}
+    require_known(str(path), values, more)
+    tables = {name: with_tuples(values[name]) for name in ("recipe", "search") if name in values}
     return {**values, **tables}
 
 
-def _with_tuples(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+def require_known(where: str, values: Mapping[str, Any], more: tuple[str, ...] = ()) -> None:
+    """ValueError for keys that nobody reads, and values of a type that makes no sense."""
+    for name, usual in DEFAULTS.items():
+        if not isinstance(values.get(name, usual), type(usual)):
+            raise ValueError(f"{where}: {name} of type {type(usual).__name__} expected, got {values[name]!r}")
+    known = [field.name for field in fields(SearchConfig) if field.name not in ELSEWHERE]
+    for place, found, expected in (
+        (where, values, [*DEFAULTS, *more]),
+        (f"{where} [search]", values.get("search", {}), known),
+    ):
+        if unknown := set(found) - set(expected):
+            raise ValueError(f"{place}: unknown keys {sorted(unknown)}, expected some of {expected}")
+    for name in ("seeds", "batch"):
+        if values.get(name, 1) < 1:
+            raise ValueError(f"{where}: {name} of at least 1 expected, got {values[name]}")
+    blocks = values.get("blocks", ["1x1"])
+    if not blocks or not all(isinstance(one, str) for one in blocks):
+        raise ValueError(f'{where}: blocks such as ["unstructured", "16x1"] expected, got {blocks}')
 
 
 def _shape(name: str) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from sparsekern.bench.atomic import write_atomically
 from sparsekern.bench.record import strict_json
 from sparsekern.cli.bench.table import line
 from sparsekern.cli.progress import Bar, say
-from sparsekern.cli.study import ELSEWHERE, configs_of, read
+from sparsekern.cli.study import ELSEWHERE, configs_of, read, require_known
 from sparsekern.tickets import Search, SearchConfig, rehearse
 
 POLL_S = 0.5
@@ -78,6 +78,7 @@ def combinations(
             table, _, field = axis.rpartition(".")
             target = point.setdefault(table, {}) if table else point
             target[field] = tuple(value) if isinstance(value, list) else value
+        require_known("[sweep]", point)
         yield ", ".join(f"{axis}={value}" for axis, value in zip(axes, chosen, strict=True)) or "all", point
 
 
@@ -105,8 +106,12 @@ def _run_all(configs: Sequence[SearchConfig], options: argparse.Namespace) -> No
     waiting, running, failed = list(configs), dict[str, Any](), dict[str, str]()
     with Bar("searches", len(configs), sys.stderr) as bar:
         while waiting or running:
-            while waiting and len(running) < (options.jobs or machine.usable_cpus()):
-                config = waiting.pop(0)
+            while len(running) < (options.jobs or machine.usable_cpus()):
+                # Searches that differ in rounds or controls only share a folder: one after the other.
+                config = next((one for one in waiting if one.digest not in running), None)
+                if config is None:
+                    break
+                waiting.remove(config)
                 job = engine.submit(run_job, config.to_json(), str(options.out / "rounds"))
                 running[config.digest] = job
             for digest, job in [(digest, job) for digest, job in running.items() if job.done()]:

@@ -33,7 +33,8 @@ def is_transformed() -> bool:
 def is_traced() -> bool:
     """Whether somebody looks at the ops that are called: the compiler, an export, a dispatch mode."""
     return (
-        torch.compiler.is_compiling()
+        torch._C._get_tracing_state() is not None
+        or torch.compiler.is_compiling()
         or torch.compiler.is_exporting()
         or torch._C._len_torch_dispatch_stack() > 0
     )

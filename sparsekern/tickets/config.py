@@ -95,6 +95,8 @@ class SearchConfig:
                 raise ValueError(f"unknown {name} {value!r}: expected one of {list(known)}")
         for control in self.controls:
             require_control(control)
+        if len(set(self.controls)) != len(self.controls):
+            raise ValueError(f"each control once is expected, got {list(self.controls)}")
 
     @staticmethod
     def of(task: Task, **settings: Any) -> SearchConfig:
@@ -130,8 +132,8 @@ class SearchConfig:
         try:
             values: dict[str, Any] = json.loads(text)
             inner = values.pop("task")
-            chosen = Task(**{**inner, "recipe": Recipe(**_with_tuples(inner["recipe"]))})
-            return SearchConfig(chosen, **_with_tuples(values))
+            chosen = Task(**{**inner, "recipe": Recipe(**with_tuples(inner["recipe"]))})
+            return SearchConfig(chosen, **with_tuples(values))
         except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"the JSON of a search configuration is expected: {error}") from error
 
@@ -140,7 +142,8 @@ class SearchConfig:
         """16 hex digits over everything that the bits of a round depend on.
 
         The number of rounds, the controls and the place of the data are left out, so that a longer search
-        goes on in the folder of the shorter one.
+        goes on in the folder of the shorter one. So are the machine, its device and the number of ranks: a
+        search goes on to the same bits only where it began.
         """
         values = asdict(self)
         for name in ("rounds", "controls"):
@@ -149,6 +152,6 @@ class SearchConfig:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the dataclasses have tuples."""
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON and TOML have lists where the dataclasses have tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

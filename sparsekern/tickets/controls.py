@@ -37,19 +37,24 @@ class Setup(NamedTuple):
 
 @dataclass(frozen=True)
 class Round:
-    """What a control may look at: the round's number, its ticket's masks and θ_k, the weights `before` that
-    the masks were taken from, a network drawn anew by `draw(width, *key)`, and a few images."""
+    """What a control may look at: the round's number, how its ticket was set up (of the dense network: from
+    θ_k), θ_k, the weights `before` that the masks were taken from, a network drawn anew by
+    `draw(width, *key)`, and a few inputs."""
 
     index: int
-    masks: dict[str, Tensor]
+    ticket: Setup
     rewind: State
     before: State
     draw: Callable[..., nn.Module]
     x: Tensor
     recipe: Recipe
-    rewind_to: int
     block: tuple[int, int]
     seed: int
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The ticket's."""
+        return self.ticket.masks
 
 
 def reinit(this: Round, _: str) -> Setup:
@@ -76,7 +81,7 @@ def random(this: Round, _: str) -> Setup:
 
 def shuffle(this: Round, _: str) -> Setup:
     """The ticket's weights with its mask shuffled inside each layer: what of the mask is its densities."""
-    return Setup(_random_masks(this, SHUFFLED), this.rewind, this.recipe, this.rewind_to)
+    return this.ticket._replace(masks=_random_masks(this, SHUFFLED))
 
 
 def sign(this: Round, _: str) -> Setup:
@@ -90,18 +95,20 @@ def sign(this: Round, _: str) -> Setup:
 def order(this: Round, _: str) -> Setup:
     """The ticket itself with another order of data: what linear mode connectivity compares it with (Frankle
     et al. 2020, arXiv 1912.05671). The dense network has one too, from θ_k."""
-    return Setup(this.masks, this.rewind, this.recipe, this.rewind_to, order=1)
+    return this.ticket._replace(order=1)
 
 
 def regroup(this: Round, block: str) -> Setup:
-    """The ticket in blocks: units permuted, the best blocks chosen, dead weights in them alive again, θ_k
-    permuted along (Chen et al. 2022, arXiv 2202.04736)."""
+    """The ticket in blocks: units permuted, the best blocks chosen, dead weights in them alive again, the
+    weights it starts from permuted along (Chen et al. 2022, arXiv 2202.04736). Layers that are whole, or have
+    nothing left, stay as they are."""
     ticket = this.draw(1.0, INITIAL)
     ticket.load_state_dict(this.before)
     for name, mask in this.masks.items():
         mask_(ticket.get_submodule(name.rpartition(".")[0]), mask)
-    order = regroup_(ticket.eval(), _block(block), this.x).order
-    return Setup(dict(masks_of(ticket)), permuted(this.rewind, order), this.recipe, this.rewind_to)
+    partly = [name for name, mask in this.masks.items() if mask.any() and not mask.all()]
+    order = regroup_(ticket.eval(), dict.fromkeys(partly, _block(block)), this.x).order
+    return this.ticket._replace(masks=dict(masks_of(ticket)), state=permuted(this.ticket.state, order))
 
 
 def narrow(this: Round, width: str) -> Setup:
@@ -125,8 +132,10 @@ class Control(NamedTuple):
 
 
 def _block(text: str) -> tuple[int, int]:
-    out, _, into = text.partition("x")
-    return int(out), int(into)
+    out, into = map(int, text.split("x"))
+    if min(out, into) < 1:
+        raise ValueError(text)
+    return out, into
 
 
 def _positive(text: str) -> float:
@@ -205,8 +214,9 @@ def _drawn(this: Round, purpose: int) -> State:
 
 def _random_masks(this: Round, purpose: int) -> dict[str, Tensor]:
     """Masks with as many living blocks in each layer as this round's, drawn at random."""
-    full = {name: torch.ones_like(mask) for name, mask in this.masks.items()}
-    rates = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in this.masks.items()}
+    alive = {name: mask for name, mask in this.masks.items() if mask.any()}  # a layer may have collapsed
+    full = {name: torch.ones_like(mask) for name, mask in alive.items()}
+    rates = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in alive.items()}
     chance = Context(generator=stream(this.seed, purpose, this.index))
     values: Mapping[str, Tensor] = {name: mask.float() for name, mask in full.items()}
-    return next_masks(values, full, rates, this.block, "random", context=chance)
+    return this.masks | next_masks(values, full, rates, this.block, "random", context=chance)

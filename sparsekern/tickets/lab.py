@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 import warnings
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from sparsekern import zoo
+from sparsekern.prune.distributed import masks_digest
 from sparsekern.tickets import ranks
 from sparsekern.tickets.checkpoint import Checkpoint
 from sparsekern.tickets.config import SearchConfig
@@ -31,8 +33,10 @@ def draw(config: SearchConfig, width: float, *key: int, data: zoo.Data | None = 
     """A new network of the task from the initialiser; `key` says what for. Those of libraries are made for
     the images and classes of `data`."""
     name, chance = config.task.model, stream(config.seed, *key)
-    wanted = {"width": (width, 1.0), "dropout": (config.task.recipe.dropout, 0.0)}
-    options: dict[str, Any] = {option: value for option, (value, usual) in wanted.items() if value != usual}
+    known = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else ()
+    options: dict[str, Any] = {"width": width} if width != 1 else {}
+    if "dropout" in known or config.task.recipe.dropout:
+        options["dropout"] = config.task.recipe.dropout
     if ":" in name and data is not None:
         options |= {"classes": data.classes, "image": tuple(data.train_x.shape[1:])}
     return zoo.model(name, chance, **options)
@@ -68,32 +72,33 @@ class Lab:
     progress: Progress | None
     swap: Swap | None
 
-    def round(self, index: int, masks: dict[str, Tensor], rewind: State, before: State) -> Round:
-        """What the controls of a round may look at."""
+    def round(self, index: int, ticket: Setup, rewind: State, before: State) -> Round:
+        """What the controls of a round may look at; see `Round`."""
         config = self.config
         return Round(
             index=index,
-            masks=masks,
+            ticket=ticket,
             rewind=rewind,
             before=before,
             draw=partial(draw, config, data=self.data),
             x=self.data.train_x[:2].cpu(),
             recipe=config.task.recipe,
-            rewind_to=config.rewind_to,
             block=config.block,
             seed=config.seed,
         )
 
     def run(self, kind: str, index: int, setup: Setup) -> RoundResult:
         """The result of one run: read back if its file is there and whole, else trained and written."""
-        path = None if self.folder is None else self.folder / f"{kind}-{index:02}.safetensors"
+        path = (
+            None if self.folder is None else self.folder / f"{kind.replace(':', '-')}-{index:02}.safetensors"
+        )
         result = ranks.shared(self._stored(path, kind, index, setup.masks))
         resumed = result is not None
         if result is None:
             result = self._train(kind, index, setup, path)
             if path is not None:
                 save_result(path, result, self.config)
-                self._checkpoint(path, kind, index).remove()
+                self._checkpoint(path, kind, index, setup.masks).remove()
         self._report(
             "done",
             kind,
@@ -114,8 +119,15 @@ class Lab:
         labels = self.data.test_y.cpu()
         return _trusted(lambda: load_result(path, kind, index, masks, self.config, labels))
 
-    def _checkpoint(self, path: Path, kind: str, index: int) -> Checkpoint:
-        run = {"config": self.config.digest, "kind": kind, "round": index}
+    def _checkpoint(self, path: Path, kind: str, index: int, masks: dict[str, Tensor]) -> Checkpoint:
+        run = {
+            "config": self.config.digest,
+            "kind": kind,
+            "round": index,
+            "masks": masks_digest(masks),
+            "device": self.data.train_x.device.type,
+            "ranks": ranks.world(),
+        }
         return Checkpoint(path.with_suffix(".progress"), run)
 
     def _train(self, kind: str, index: int, setup: Setup, path: Path | None) -> RoundResult:
@@ -129,7 +141,7 @@ class Lab:
         model.to(self.data.train_x.device)
         key = (self.config.seed, ORDER, index, *([setup.order] if setup.order else []))
         training = Training(model, setup.masks, self.data, setup.recipe, key, setup.start, self.swap)
-        checkpoint = None if path is None else self._checkpoint(path, kind, index)
+        checkpoint = None if path is None else self._checkpoint(path, kind, index, setup.masks)
         found = ranks.shared(None if checkpoint is None else _trusted(checkpoint.load))
         result = train(training, watch, checkpoint, found)
         return RoundResult(kind=kind, round=index, masks=setup.masks, **vars(result))
@@ -138,7 +150,7 @@ class Lab:
         if ranks.rank():
             return
         who = {"event": event, "kind": kind, "round": index, "sparsity": 1 - alive_share(masks)}
-        if self.folder is not None:
+        if self.folder is not None and not details.get("resumed"):
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"time": round(time.time(), 3), **who, **details}) + "\n")

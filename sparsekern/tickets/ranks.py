@@ -36,5 +36,5 @@ def shared(value: Value) -> Value:
 
 
 def agreed(masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The masks of rank 0, on every rank; RuntimeError on all if their hashes then differ."""
+    """The masks of rank 0, on every rank; ValueError on all if their hashes then differ."""
     return masks if world() == 1 else broadcast_masks(masks)

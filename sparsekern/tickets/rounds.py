@@ -121,6 +121,11 @@ def rehearse(config: SearchConfig) -> None:
     """
     if config.rounds == 0:
         raise ValueError("a search of at least one pruned round is expected, got rounds=0")
+    for name, _, parameter in (control.partition(":") for control in config.controls):
+        if name == "narrow":
+            draw(config, float(parameter), INITIAL)
+        if name == "budget":
+            config.task.recipe.stretched(float(parameter))
     model = draw(config, 1.0, INITIAL)
     weights, masks = copy_state(model), full_masks(model)
     for index in range(1, config.rounds + 1):
@@ -175,11 +180,13 @@ def search(
     for index in range(config.rounds + 1):
         if index:
             masks = ranks.agreed(_next(config, rounds, masks))
-        rounds.append(lab.run(TICKET, index, _ticket_setup(config, rounds, masks, initial, rewind)))
+        ticket = _ticket_setup(config, rounds, masks, initial, rewind)
+        rounds.append(lab.run(TICKET, index, ticket))
         for name, results in controls.items():
             if ROUNDS[(control := require_control(name)).rounds](index):
-                before = rounds[max(index - 1, 0)].final
-                this = lab.round(index, masks, rewind, before)
+                before = rounds[max(index - 1, 0) if config.method == "iterative" else 0].final
+                own = ticket if index else Setup(masks, rewind, config.task.recipe, config.rewind_to)
+                this = lab.round(index, own, rewind, before)
                 results.append(lab.run(name, index, control.setup(this, name.partition(":")[2])))
     return Search(config, rewind, tuple(rounds), {name: tuple(results) for name, results in controls.items()})
 

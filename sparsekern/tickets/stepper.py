@@ -76,7 +76,7 @@ class Training:
 
     Where torch.distributed runs, each rank takes its share of each batch, and gradients are averaged: the
     step is that of the joined batch up to rounding, but for batch normalisation, which sees its rank's
-    images.
+    images, and for augmentation and dropout, which each rank draws for itself.
     ValueError for a batch that the ranks cannot share.
     """
 
@@ -108,6 +108,7 @@ class Training:
         if ranks.world() > 1:
             self.net = nn.parallel.DistributedDataParallel(self.model)
         self.order = batches(len(data.train_y), recipe.batch, key, start)
+        self.draws = _draws(model)
         self.model.train()
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -139,7 +140,7 @@ class Training:
 
     def _chance(self) -> AbstractContextManager[Any]:
         """Torch's own generator, which dropout draws from, belongs to this step, and is put back."""
-        if not self.recipe.dropout:
+        if not self.draws:
             return nullcontext()
         return _seeded(_seed(*self.key, NOISE, self.done, ranks.rank()))
 
@@ -198,6 +199,14 @@ class _seeded:
 
     def __exit__(self, *error: Any) -> None:
         self.fork.__exit__(*error)
+
+
+def _draws(model: nn.Module) -> bool:
+    """Whether a forward pass may draw from torch's generator; of networks that are not ours nobody knows."""
+    if not type(model).__module__.startswith("sparsekern."):
+        return True
+    dropouts = (module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd))
+    return any(module.p > 0 for module in dropouts)
 
 
 def _attribute(model: nn.Module, name: str) -> Tensor:

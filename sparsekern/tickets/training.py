@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sparsekern.tickets import ranks
 from sparsekern.tickets.checkpoint import Checkpoint, Progressed
 from sparsekern.tickets.stepper import State, Training
 
@@ -134,7 +135,8 @@ def train(
 
 def _look(training: Training, seen: _Seen) -> None:
     """A point of the curve, and the state if it is the best so far."""
-    val_loss, predicted = evaluate(training.model, training.data.val_x, training.data.val_y)
+    # Rank 0's, for all: running statistics of batch normalisation differ among ranks.
+    val_loss, predicted = ranks.shared(evaluate(training.model, training.data.val_x, training.data.val_y))
     if not math.isfinite(val_loss):
         raise ValueError(
             f"training diverged: validation loss {val_loss} after {training.done} iterations "

@@ -29,6 +29,7 @@ from sparsekern.cli.progress import Bar, Progress
         (["run", "--seed", "-1"], "--seed"),
         (["run", "--rate", "1.5"], "1.5"),
         (["run", "--seeds", "1001"], "expected at most 1000 seeds, got '1001'"),
+        (["run", "--device", "nowhere"], "--device nowhere: a device of this machine is expected"),
         (["run", "--rate", "0"], "round 12 of 12 would drop nothing with rate 0.0 and block (1, 1)"),
         (["run", "--rounds", "1", "--block", "1000x1000"], "a block smaller than its shape"),
         (["run", "--structure", "16x1", "--rate", "0.95"], "round 4 of 12: layer fc1.weight: dropping 0.95"),

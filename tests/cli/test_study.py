@@ -90,6 +90,13 @@ def test_a_network_brings_the_paper_s_rates() -> None:
         ("seeds = '3'", "seeds of type int expected, got '3'"),
         ("blocks = ['16']", "blocks: expected a block such as 16x1"),
         ("[search]\ncontrols = ['twins']", "unknown control 'twins'"),
+        ("[search]\ncontrols = ['reinit', 'reinit']", "each control once is expected"),
+        ("seeds = 0", "seeds of at least 1 expected, got 0"),
+        ("batch = -1", "batch of at least 1 expected, got -1"),
+        ("blocks = []", "blocks such as"),
+        ("blocks = [16]", "blocks such as"),
+        ("blocks = ['unstructured', '1x1']", "each block once is expected"),
+        ("[recipe]\nlr = 'x'", "a value of another type is expected"),
     ],
 )
 def test_what_means_nothing_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -35,7 +35,12 @@ def test_lists_are_combined() -> None:
         "recipe": {"lr": 0.1, "drops": (1, 2)},
     }
     assert list(combinations({}, {"seeds": 3})) == [("all", {"seeds": 3})]
-    for axes, message in (({"search.rate": 0.1}, "a list of values"), ({"search.seed": [1]}, "not an axis")):
+    for axes, message in (
+        ({"search.rate": 0.1}, "a list of values"),
+        ({"search.seed": [1]}, "not an axis"),
+        ({"serach.rate": [0.1]}, "unknown keys .'serach'."),
+        ({"search.rat": [0.1]}, "unknown keys .'rat'."),
+    ):
         with pytest.raises(ValueError, match=message):
             list(combinations(axes, {}))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,7 +32,8 @@ def found() -> Search:
 def this(found: Search) -> Round:
     data = zoo.dataset(CONFIG.task.data)
     laboratory = module.Lab(CONFIG, data, None, None, None)
-    return laboratory.round(3, found.rounds[3].masks, found.rewind, found.rounds[2].final)
+    ticket = Setup(found.rounds[3].masks, found.rewind, CONFIG.task.recipe)
+    return laboratory.round(3, ticket, found.rewind, found.rounds[2].final)
 
 
 def setup(name: str, this: Round) -> Setup:
@@ -66,7 +69,8 @@ def test_scratch_b_trains_as_many_operations_as_the_dense_run_but_at_most_twice_
 ) -> None:
     # After three rounds half of the weights are left, which the next one takes below it.
     assert setup("scratch-b", this).recipe.iterations == round(4 / 0.5128)
-    late = Round(**{**vars(this), "masks": {name: mask.roll(1) & mask for name, mask in this.masks.items()}})
+    fewer = {name: mask.roll(1) & mask for name, mask in this.masks.items()}
+    late = replace(this, ticket=this.ticket._replace(masks=fewer))
     assert setup("scratch-b", late).recipe.iterations == 8
 
 
@@ -105,10 +109,33 @@ def test_narrow_and_budget_are_dense_and_run_once() -> None:
     assert str(found).splitlines()[0].split()[-3:] == ["narrow:0.5", "budget:3", "reinit"]
 
 
-@pytest.mark.parametrize("name", ["twins", "reinit:1", "regroup", "narrow:", "regroup:16", "budget:-1"])
+@pytest.mark.parametrize(
+    "name", ["twins", "reinit:1", "regroup", "narrow:", "regroup:16", "regroup:0x4", "budget:-1"]
+)
 def test_unknown_controls_and_parameters_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"control '{name}'"):
         SearchConfig(CONFIG.task, controls=(name,))
+
+
+def test_a_layer_that_collapsed_stays_so(this: Round) -> None:
+    gone = this.masks | {"fc2.weight": torch.zeros_like(this.masks["fc2.weight"])}
+    collapsed = replace(this, ticket=this.ticket._replace(masks=gone))
+    for name in ("random", "shuffle", "regroup:8x1"):
+        control = setup(name, collapsed)
+        assert not control.masks["fc2.weight"].any() and control.masks["fc1.weight"].any()
+
+
+def test_order_is_the_ticket_as_it_was_set_up() -> None:
+    config = SearchConfig(
+        task(iterations=6, eval_every=3, drops=(4,)), rounds=1, rewind_to=2, reset="lr", controls=("order",)
+    )
+    found = search(config)
+    ticket, other = found.rounds[1], found.control("order", 1)
+    assert other is not None and other.curve[0].step == ticket.curve[0].step == 3
+    assert same(other.masks, ticket.masks) and not same(other.final, ticket.final)
+    # One more step of other images from the same weights: near each other, and far from θ_k.
+    gap = (other.final["fc1.weight"] - ticket.final["fc1.weight"]).norm()
+    assert gap < (ticket.final["fc1.weight"] - found.rewind["fc1.weight"]).norm()
 
 
 def test_every_control_of_the_table_trains() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparsekern.bench import tensor_files
 from sparsekern.tickets import Search, SearchConfig, search, task
 from sparsekern.tickets import files as module
 from sparsekern.tickets.results import load_result
@@ -163,7 +164,7 @@ def test_a_file_of_another_round_or_code_version_is_not_taken(
     other = straight.rounds[1].masks
     with pytest.raises(ValueError, match="its masks are not those that the round before leads to"):
         load_result(kept / "ticket-02.safetensors", "ticket", 2, other, CONFIG, LABELS)
-    monkeypatch.setattr(module, "__version__", "0.0.0")
+    monkeypatch.setattr(tensor_files, "__version__", "0.0.0")
     path = kept / "ticket-00.safetensors"
     tensors, header = module.read(path, "round")
     module.write(path, "round", tensors, header)
