@@ -143,3 +143,11 @@ def test_the_threads_are_given_back() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_network_of_text_is_proved() -> None:
+    network = model("transformer", torch.Generator().manual_seed(0), width=0.25)
+    symbols = torch.randint(65, (4, 128), generator=torch.Generator().manual_seed(1))
+    with torch_threads(1):
+        found = prove(network, symbols, 2)
+    assert 0 < found.figures["error"] < 1e-5 and found.figures["changed_predictions"] <= 2
