@@ -114,9 +114,9 @@ def tear(op: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
             return torn
 
     op_module = importlib.import_module(f"sparsekern.ops.{op}")  # the package's attribute is the function
-    real = op_module._differentiable
+    real = op_module._recorded
     monkeypatch.setattr(
-        op_module, "_differentiable", lambda *args: real(*args[:at], Torn.apply(args[at]), *args[at + 1 :])
+        op_module, "_recorded", lambda *args: real(*args[:at], Torn.apply(args[at]), *args[at + 1 :])
     )
 
 
