@@ -101,16 +101,11 @@ class Progress:
 
 
 class TensorBoard:
-    """Writes the events of searches for TensorBoard: one run for each training, curves over its steps.
-
-    ValueError if the package tensorboard is not installed.
-    """
+    """Writes the events of searches for TensorBoard: one run for each training, curves over its steps."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError(f'--tensorboard: {error}; pip install "sparsekern[tensorboard]"') from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self.folder, self.make = folder, SummaryWriter
         self.writers: dict[str, Any] = {}
 

@@ -35,6 +35,20 @@ def next_masks(
     ValueError for an unknown criterion or scope, a bad structure or rate, names that differ, or scores that
     are NaN.
     """
+    blocks = blocks_of(weights, alive, rates, block)
+    units = scored(weights, alive, blocks, criterion, context or Context())
+    wanted = {name: (1 - rates[name]) * int(alive[name].sum()) for name in units}
+    kept = share_out(units, wanted, rates, scope)
+    return {name: layer.best(kept[name]) for name, layer in units.items()}
+
+
+def blocks_of(
+    weights: Mapping[str, Tensor],
+    alive: Mapping[str, Tensor],
+    rates: Mapping[str, float],
+    block: BlockLike | Mapping[str, BlockLike],
+) -> Mapping[str, BlockLike]:
+    """The structure of each weight; ValueError for names that differ, and rates outside [0, 1)."""
     blocks = block if isinstance(block, Mapping) else dict.fromkeys(weights, block)
     if not weights.keys() == alive.keys() == rates.keys() == blocks.keys():
         raise ValueError(
@@ -42,10 +56,7 @@ def next_masks(
             f"got {list(weights)}, {list(alive)}, {list(rates)}, {list(blocks)}"
         )
     _require_shares("rate", rates)
-    units = scored(weights, alive, blocks, criterion, context or Context())
-    wanted = {name: (1 - rates[name]) * int(alive[name].sum()) for name in units}
-    kept = share_out(units, wanted, rates, scope)
-    return {name: layer.best(kept[name]) for name, layer in units.items()}
+    return blocks
 
 
 def prune_(

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsekern.prune.api import scored
+from sparsekern.prune.api import blocks_of, scored
 from sparsekern.prune.criteria import Context
 from sparsekern.prune.structure import BlockLike
 from sparsekern.prune.units import Units, whole
@@ -43,17 +43,10 @@ def next_masks_over_ranks(
     is as in one process but for the choice among equal scores, and where the cut goes through a block.
     ValueError, on every rank, if any rank's arguments are wrong.
     """
-    blocks = block if isinstance(block, Mapping) else dict.fromkeys(weights, block)
     units: dict[str, Units] = {}
     problem = None
     try:
-        if not weights.keys() == alive.keys() == rates.keys() == blocks.keys():
-            raise ValueError(
-                f"weights, alive, rates and blocks must have the same names, got {list(weights)}, "
-                f"{list(alive)}, {list(rates)}, {list(blocks)}"
-            )
-        if bad := [rate for rate in rates.values() if not 0 <= rate < 1]:
-            raise ValueError(f"rate must be in [0, 1), got {bad[0]!r}")
+        blocks = blocks_of(weights, alive, rates, block)
         units = scored(weights, alive, blocks, criterion, context or Context())
         if fixed := [name for name, layer in units.items() if layer.least]:
             raise ValueError(

@@ -108,6 +108,7 @@ class Training:
         if ranks.world() > 1:
             self.net = nn.parallel.DistributedDataParallel(self.model)
         self.order = batches(len(data.train_y), recipe.batch, key, start)
+        self.share = slice(ranks.rank(), None, ranks.world())
         self.draws = _draws(model)
         self.model.train()
 
@@ -124,7 +125,7 @@ class Training:
         recipe = self.recipe
         if recipe.warmup or recipe.drops:
             self.optimizer.param_groups[0]["lr"] = recipe.lr_at(self.done)
-        chosen = next(self.order)[ranks.rank() :: ranks.world()]
+        chosen = next(self.order)[self.share]
         x, y = self.data.train_x[chosen], self.data.train_y[chosen]
         if recipe.augment != "none":
             noise = stream(*self.key, AUGMENT, self.done, ranks.rank())
