@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from ticket_checks import same
 
 from sparsekern import zoo
 from sparsekern.tickets import CONTROLS, Search, SearchConfig, search, task
@@ -17,10 +17,6 @@ from sparsekern.tickets.stepper import copy_state
 
 CONFIG = SearchConfig(task(iterations=4, eval_every=2), rounds=3, seed=2, controls=())
 WEIGHTS = ("fc1.weight", "fc2.weight", "fc3.weight")
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ticket_checks import lenet, same
 from torch import Tensor, nn
 
 from sparsekern import zoo
@@ -22,20 +23,6 @@ from sparsekern.tickets.controls import full_masks
 from sparsekern.tickets.stepper import copy_state
 
 TINY = task(iterations=6, eval_every=3)
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture(scope="module")
-def data() -> zoo.Data:
-    small = zoo.dataset("fashion-mnist-6k")
-    return replace(small, train_x=small.train_x[:300], train_y=small.train_y[:300])
-
-
-def lenet(seed: int = 0) -> nn.Module:
-    return zoo.model("lenet300", torch.Generator().manual_seed(seed))
 
 
 def started(monkeypatch: pytest.MonkeyPatch, config: SearchConfig) -> tuple[Search, list[Training]]:

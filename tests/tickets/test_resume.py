@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ticket_checks import same
 from torch import Tensor
 
 from sparsekern.bench import tensor_files
@@ -44,10 +45,6 @@ from sparsekern.tickets import SearchConfig, search
 {}
 search(SearchConfig.from_json(sys.argv[1]), out=sys.argv[2], progress=progress)
 """
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def assert_same_search(a: Search, b: Search) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from ticket_checks import same
 from torch import Tensor
 
 from sparsekern import zoo
@@ -15,10 +16,6 @@ from sparsekern.tickets import rounds as module
 from sparsekern.tickets.stepper import Training, copy_state, steps
 
 TINY = task(iterations=6, eval_every=3)
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def under(masks: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:

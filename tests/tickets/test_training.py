@@ -7,7 +7,8 @@ from itertools import islice
 
 import pytest
 import torch
-from torch import Tensor, nn
+from ticket_checks import lenet, same
+from torch import nn
 
 from sparsekern import zoo
 from sparsekern.masks import dense_state
@@ -15,20 +16,6 @@ from sparsekern.prune import prune_
 from sparsekern.tickets import Recipe, Training, train
 from sparsekern.tickets.stepper import batches, copy_state, steps, stream
 from sparsekern.tickets.training import accuracy, evaluate
-
-
-@pytest.fixture(scope="module")
-def data() -> zoo.Data:
-    small = zoo.dataset("fashion-mnist-6k")
-    return replace(small, train_x=small.train_x[:300], train_y=small.train_y[:300])
-
-
-def lenet(seed: int = 0) -> nn.Module:
-    return zoo.model("lenet300", torch.Generator().manual_seed(seed))
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_batches_cover_an_epoch_once_and_every_epoch_is_new() -> None:
