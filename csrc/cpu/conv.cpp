@@ -102,32 +102,48 @@ ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile,
 ConvTile::~ConvTile() = default;
 ConvPlanes::~ConvPlanes() = default;
 
-void ConvTile::plan_moves(int64_t width) {
-  if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * width), -1);
-  for (int64_t kx = 0; kx < a.kw; ++kx)
-    for (const ConvPlanes::Phase& phase : planes.phases)
-      for (int64_t i = 0; i < phase.rows; ++i)
-        add_vector(kx, phase.start + i, i * a.stride_h + phase.remainder, width);
-}
+namespace {
 
-// The vector of one kx and plane row, which is so many rows of x below what the first row of outputs sees.
-void ConvTile::add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t width) {
-  const auto to = int32_t((kx * planes.rows + plane_row) * width);
-  const size_t before = parts.size();
-  int64_t idle = width;
+std::vector<ConvStretch> stretches_of(const ConvArgs& a, const std::vector<ConvPiece>& pieces, int64_t kx) {
+  std::vector<ConvStretch> stretches;
   for (const ConvPiece& piece : pieces) {
-    const int64_t row = (piece.first_row + row0) * a.stride_h - a.pad_top + below;
     const int64_t column = piece.column * a.stride_w + kx * a.dilation_w - a.pad_left;
     const int64_t low = column < 0 ? ceil_div(-column, a.stride_w) : 0;
     const int64_t inside = column < a.width ? ceil_div(a.width - column, a.stride_w) : 0;
     const int64_t high = std::min(piece.count, inside);
-    if (low >= high || row < 0 || row >= a.height) continue;
-    const int64_t from = piece.image * a.x_strides.image + row * a.x_strides.row +
-                         (column + low * a.stride_w) * a.x_strides.column;
-    idle -= high - low;
-    if (lanes.empty()) parts.push_back({int32_t(to + piece.lane + low), int32_t(high - low), from});
-    for (int64_t i = 0; !lanes.empty() && i < high - low; ++i)
-      lanes[size_t(to + piece.lane + low + i)] = from + i * a.stride_w * a.x_strides.column;
+    if (low < high)
+      stretches.push_back({piece.lane + low, high - low, piece.image, piece.first_row,
+                           (column + low * a.stride_w) * a.x_strides.column});
+  }
+  return stretches;
+}
+
+}  // namespace
+
+void ConvTile::plan_moves(int64_t width) {
+  if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * width), -1);
+  for (int64_t kx = 0; kx < a.kw; ++kx) {
+    const std::vector<ConvStretch> stretches = stretches_of(a, pieces, kx);
+    for (const ConvPlanes::Phase& phase : planes.phases)
+      for (int64_t i = 0; i < phase.rows; ++i)
+        add_vector(stretches, int32_t((kx * planes.rows + phase.start + i) * width),
+                   i * a.stride_h + phase.remainder, width);
+  }
+}
+
+// The vector at `to` of the planes, which is so many rows of x below what the first row of outputs sees.
+void ConvTile::add_vector(const std::vector<ConvStretch>& stretches, int32_t to, int64_t below,
+                          int64_t width) {
+  const size_t before = parts.size();
+  int64_t idle = width;
+  for (const ConvStretch& stretch : stretches) {
+    const int64_t row = (stretch.first_row + row0) * a.stride_h - a.pad_top + below;
+    if (row < 0 || row >= a.height) continue;
+    const int64_t from = stretch.image * a.x_strides.image + row * a.x_strides.row + stretch.from;
+    idle -= stretch.count;
+    if (lanes.empty()) parts.push_back({int32_t(to + stretch.lane), int32_t(stretch.count), from});
+    for (int64_t i = 0; !lanes.empty() && i < stretch.count; ++i)
+      lanes[size_t(to + stretch.lane + i)] = from + i * a.stride_w * a.x_strides.column;
   }
   if (idle > 0) zeros.push_back(to);
   if (idle == 0 && parts.size() == before + 1) {

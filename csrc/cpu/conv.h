@@ -88,6 +88,13 @@ struct ConvPiece {
   int64_t column;     // of the output: the first lane's
 };
 
+// Of a piece, for one tap across: the lanes that stand on columns of x.
+struct ConvStretch {
+  int64_t lane, count;
+  int64_t image, first_row;  // as the piece's
+  int64_t from;              // of the first lane: the column behind the start of its row, in floats
+};
+
 // Floats of one channel that go to its planes as they are: `count` of them, `stride_w` columns apart.
 struct ConvMove {
   int32_t to;  // in the channel's planes
@@ -116,7 +123,7 @@ struct ConvTile {
   // Floats from one channel's planes to the next's.
   int64_t step(int64_t width) const { return in_place ? a.x_strides.channel : planes.of_group * width; }
   void plan_moves(int64_t width);
-  void add_vector(int64_t kx, int64_t plane_row, int64_t below, int64_t width);
+  void add_vector(const std::vector<ConvStretch>& stretches, int32_t to, int64_t below, int64_t width);
 
   // Of a piece, how many of the tile's rows are outputs: the last segment of a map may be shorter.
   int64_t outputs_down(const ConvPiece& piece) const {

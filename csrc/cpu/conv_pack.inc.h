@@ -1,27 +1,38 @@
 // Included inside each ISA's region. Moves between maps and the planes and sums of a tile (conv.h).
 
+// Elements `stride` columns apart, as many as a vector has lanes or fewer.
+template <class Vec>
+struct StridedLoad {
+  static constexpr int W = Vec::width;
+  int64_t stride;
+  int32_t steps[W];
+
+  explicit StridedLoad(int64_t of) : stride(of) {
+    for (int i = 0; i < W; ++i) steps[i] = int32_t(i * of);
+  }
+
+  typename Vec::T operator()(const float* x, int64_t count, typename Vec::Mask mask) const {
+    if (stride == 1) return Vec::load(x, mask);
+    if (stride > 2) return Vec::gather(x, steps, mask);
+    const int64_t reach = 2 * count - 1, low = reach < W ? reach : W;  // nothing behind the last is touched
+    return Vec::even(Vec::load(x, Vec::mask(low)), Vec::load(x + low, Vec::mask(reach - low)));
+  }
+};
+
 // Columns side by side, each channel by itself: NCHW.
 template <class Vec>
 inline void pack_channels(const ConvTile& tile, const int32_t* live, int64_t channels, float* packed) {
-  constexpr int W = Vec::width;
   const ConvArgs& a = tile.a;
-  int32_t steps[W];
-  for (int i = 0; i < W; ++i) steps[i] = int32_t(i * a.stride_w);
-  for (int64_t i = 0; i < channels; ++i, packed += tile.planes.of_group * W) {
+  const StridedLoad<Vec> load(a.stride_w);
+  const typename Vec::Mask all = Vec::mask(Vec::width);
+  for (int64_t i = 0; i < channels; ++i, packed += tile.planes.of_group * Vec::width) {
     const float* x = a.x + live[i] * a.x_strides.channel;
     for (const int32_t to : tile.zeros) Vec::store(packed + to, Vec::zero());
-    if (a.stride_w == 1) {
-      for (const ConvMove& move : tile.whole) Vec::store(packed + move.to, Vec::load(x + move.from));
-      for (const ConvMove& move : tile.parts) {
-        const typename Vec::Mask mask = Vec::mask(move.count);
-        Vec::store(packed + move.to, Vec::load(x + move.from, mask), mask);
-      }
-      continue;
-    }
-    for (const ConvMove& move : tile.whole) Vec::store(packed + move.to, Vec::gather(x + move.from, steps));
+    for (const ConvMove& move : tile.whole)
+      Vec::store(packed + move.to, load(x + move.from, Vec::width, all));
     for (const ConvMove& move : tile.parts) {
       const typename Vec::Mask mask = Vec::mask(move.count);
-      Vec::store(packed + move.to, Vec::gather(x + move.from, steps, mask), mask);
+      Vec::store(packed + move.to, load(x + move.from, move.count, mask), mask);
     }
   }
 }
@@ -73,18 +84,11 @@ inline int64_t start_of(const ConvTile& tile, const ConvPiece& piece, int64_t ro
   return piece.image * y.image + (piece.first_row + tile.row0 + row) * y.row + piece.column * y.column;
 }
 
-// Asks for the lines of y of outputs [first, last), to be written: unpack_sums writes a little of each of
-// many pages, which no prefetcher foresees.
-inline void prefetch_outputs(const ConvTile& tile, int64_t first, int64_t last) {
-  const MapStrides& y = tile.a.y_strides;
-  for (const ConvPiece& piece : tile.pieces)
-    for (int64_t row = 0; row < tile.outputs_down(piece); ++row) {
-      const float* at = tile.a.y + start_of(tile, piece, row);
-      const int64_t lines = y.column == 1 ? last - first : piece.count;
-      const int64_t step = y.column == 1 ? y.channel : y.column;
-      at += first * y.channel;
-      for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * step, 1, 2);
-    }
+// Asks for the lines of y that a piece writes of one output: unpack_sums writes a little of each of many
+// pages, which no prefetcher foresees. Into L2, not for writing: the planes stay in L1.
+inline void prefetch_output(const ConvTile& tile, const ConvPiece& piece, int64_t n) {
+  const float* y = tile.a.y + n * tile.a.y_strides.channel;
+  for (int64_t row = 0; row < tile.outputs_down(piece); ++row) prefetch_line(y + start_of(tile, piece, row));
 }
 
 // sums[output - first][row of the tile][lane], for outputs [first, last), to y.
@@ -94,8 +98,10 @@ inline void unpack_sums(const ConvTile& tile, int64_t first, int64_t last, const
   const ConvArgs& a = tile.a;
   const MapStrides& y = a.y_strides;
   if (y.column == 1) {
+    constexpr int64_t kAhead = 16;  // outputs: so many lines are under way when the stores come
     for (int64_t n = first; n < last; ++n)
       for (const ConvPiece& piece : tile.pieces) {
+        if (n + kAhead < last) prefetch_output(tile, piece, n + kAhead);
         const typename Vec::Mask mask = Vec::mask(piece.count);
         const float* from = sums + (n - first) * tile.rows * W + piece.lane;
         for (int64_t row = 0; row < tile.outputs_down(piece); ++row)

@@ -47,7 +47,6 @@ struct ConvRows {
       const float* packed = planes_of<Vec>(tile, index.live(), 0, index.header().live, planes);
       for (int64_t from = first; from < last; from += flush_rows(a)) {
         const int64_t to = from + flush_rows(a) < last ? from + flush_rows(a) : last;
-        prefetch_outputs(tile, from * a.v, to * a.v < a.n ? to * a.v : a.n);
         for (int64_t b = from; b < to; ++b)
           block_row(tile, b, packed, scratch + (b - from) * a.v * tile.rows * Vec::width);
         unpack_sums<Vec>(tile, from * a.v, to * a.v < a.n ? to * a.v : a.n, scratch);

@@ -60,6 +60,7 @@ struct Neon {
     for (int64_t i = 0; i < m; ++i) part[i] = base[index[i]];
     return vld1q_f32(part);
   }
+  static T even(T low, T high) { return vuzp1q_f32(low, high); }
   static void transpose(T (&a)[4]) {
     const float32x4x2_t low = vtrnq_f32(a[0], a[1]), high = vtrnq_f32(a[2], a[3]);
     a[0] = vcombine_f32(vget_low_f32(low.val[0]), vget_low_f32(high.val[0]));

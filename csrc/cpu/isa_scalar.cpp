@@ -84,6 +84,7 @@ struct Scalar {
     for (int64_t i = 0; i < m; ++i) a.at[i] = base[index[i]];
     return a;
   }
+  static T even(T low, T high) { return {{low.at[0], low.at[2], high.at[0], high.at[2]}}; }
   static void transpose(T (&a)[4]) {
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < i; ++j) {

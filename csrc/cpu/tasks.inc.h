@@ -41,6 +41,8 @@ inline void for_each_tile(const Args& a, int64_t begin, int64_t end, Cut cut, Bo
 template <bool kWrite>
 inline void prefetch_rows(const float* matrix, int64_t stride, int64_t begin, int64_t end, int64_t columns) {
   for (int64_t row = begin; row < end; ++row)
-    for (int64_t column = 0; column < columns; column += 16)
-      __builtin_prefetch(matrix + row * stride + column, kWrite, 2);
+    for (int64_t column = 0; column < columns; column += 16) {
+      const float* line = matrix + row * stride + column;
+      kWrite ? prefetch_to_write(line) : prefetch_line(line);
+    }
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cpu/half.h"
+#include "cpu/unroll.h"
 #include "cpu/words.h"
 
 namespace sparsekern {

@@ -17,6 +17,10 @@ static T gather(const float* base, const uint16_t* index) {
 static T gather(const float* base, const int32_t* index) {
   return _mm256_i32gather_ps(base, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)), 4);
 }
+static T even(T low, T high) {
+  const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(mixed, 0xd8));
+}
 static void transpose(T (&a)[8]) {
   T b[8];
   SPARSEKERN_UNROLL

@@ -64,6 +64,10 @@ struct Zmm {
   static T gather(const float* base, const int32_t* index, Mask m) {
     return _mm512_mask_i32gather_ps(zero(), m, _mm512_maskz_loadu_epi32(m, index), base, 4);
   }
+  static T even(T low, T high) {  // of two vectors side by side, every second element
+    const __m512i step = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_ps(low, step, high);
+  }
   static void transpose(T (&a)[16]) {
     T b[16];
     SPARSEKERN_UNROLL
