@@ -63,10 +63,10 @@ class Record:
 
 
 def append(path: Path, *records: Record) -> None:
-    """Add the records to the file at `path`, a line each, in one write. ValueError, nothing written, for NaN
-    or infinity."""
+    """Add the records to the file at `path`, a line each. ValueError, nothing written, for NaN or infinity;
+    OSError for a disk that takes no more, which may leave half a line (see `read`)."""
     lines = "".join(f"{strict_json(record.to_json())}\n" for record in records)
-    with path.open("ab", buffering=0) as file:
+    with path.open("ab") as file:
         file.write(lines.encode("utf-8", "backslashreplace"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from sparsekern import zoo
+from sparsekern.bench.atomic import LEFTOVERS
 from sparsekern.prune.distributed import masks_digest
-from sparsekern.tickets import ranks
-from sparsekern.tickets.checkpoint import Checkpoint
+from sparsekern.tickets import files, ranks
+from sparsekern.tickets.checkpoint import Checkpoint, Progressed
 from sparsekern.tickets.config import SearchConfig
 from sparsekern.tickets.controls import INITIAL, ORDER, Round, Setup
 from sparsekern.tickets.results import RoundResult, alive_share, load_result, save_result
@@ -62,6 +64,16 @@ def on_device(data: zoo.Data, device: str) -> zoo.Data:
     return replace(data, **moved)
 
 
+def tidy(folder: Path) -> None:
+    """Drop what a kill or a full disk may have left in the folder of a search: half files, and half a line at
+    the end of the log, so that the next one stands on its own."""
+    for leftover in folder.glob(LEFTOVERS):
+        leftover.unlink(missing_ok=True)
+    log = folder / LOG
+    if log.exists():
+        os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
+
+
 @dataclass(frozen=True)
 class Lab:
     """Trains the runs of one search, or takes them from its `folder`; None keeps nothing."""
@@ -92,7 +104,7 @@ class Lab:
         path = (
             None if self.folder is None else self.folder / f"{kind.replace(':', '-')}-{index:02}.safetensors"
         )
-        result = ranks.shared(self._stored(path, kind, index, setup.masks))
+        result = ranks.shared(lambda: self._stored(path, kind, index, setup.masks))
         resumed = result is not None
         if result is None:
             result = self._train(kind, index, setup, path)
@@ -142,7 +154,9 @@ class Lab:
         key = (self.config.seed, ORDER, index, *([setup.order] if setup.order else []))
         training = Training(model, setup.masks, self.data, setup.recipe, key, setup.start, self.swap)
         checkpoint = None if path is None else self._checkpoint(path, kind, index, setup.masks)
-        found = ranks.shared(None if checkpoint is None else _trusted(checkpoint.load))
+        found = ranks.shared(
+            lambda: None if checkpoint is None else _trusted(partial(_fitting, checkpoint, training))
+        )
         result = train(training, watch, checkpoint, found)
         return RoundResult(kind=kind, round=index, masks=setup.masks, **vars(result))
 
@@ -158,10 +172,22 @@ class Lab:
             self.progress({**who, **details})
 
 
+def _fitting(checkpoint: Checkpoint, training: Training) -> Progressed | None:
+    """The checkpoint, if there is one; ValueError if `training` cannot go on from it. Which layers a swap makes
+    sparse is measured, and may differ from one start to the next."""
+    found = checkpoint.load()
+    if found is None:
+        return None
+    if problem := training.misfit(found.tensors) or files.mismatch(found.best, training.state()):
+        raise ValueError(f"{checkpoint.path}: {problem}")
+    return found
+
+
 def _trusted(load: Callable[[], Value]) -> Value | None:
-    """What `load` gives; None, and a RuntimeWarning, for a file that cannot be trusted."""
+    """What `load` gives; None, and a RuntimeWarning, for a file that cannot be trusted. Called by what
+    `ranks.shared` calls for a step of a run, so that the warning names the line that called `search`."""
     try:
         return load()
     except ValueError as error:
-        warnings.warn(f"{error}; this run is repeated", RuntimeWarning, stacklevel=5)
+        warnings.warn(f"{error}; this run is repeated", RuntimeWarning, stacklevel=7)
         return None

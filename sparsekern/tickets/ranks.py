@@ -1,12 +1,13 @@
 """One search in several processes, as torchrun starts them: who writes, and how all agree.
 
-Every rank trains the same network on its share of each batch, and evaluates all images itself. Files are the
-business of rank 0, so the ranks need no common disk.
+Every rank trains the same network on its share of each batch. Rank 0 alone evaluates, as running statistics
+of batch normalisation differ among ranks. Files are its business too, so the ranks need no common disk.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
@@ -26,13 +27,27 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
-def shared(value: Value) -> Value:
-    """What rank 0 has of `value`, on every rank."""
+def shared(make: Callable[[], Value]) -> Value:
+    """What `make` gives on rank 0, the only one that calls it, on every rank.
+
+    What it raises there is a RuntimeError on the others, so that nobody waits for a rank that has ended.
+    """
     if world() == 1:
-        return value
-    box = [value]
+        return make()
+    box: list[Any] = [None, None]
+    error = None
+    if rank() == 0:
+        try:
+            box[0] = make()
+        except Exception as raised:
+            error, box[1] = raised, repr(raised)
     dist.broadcast_object_list(box, src=0)
-    return box[0]
+    if error is not None:
+        raise error
+    if box[1] is not None:
+        raise RuntimeError(f"rank 0: {box[1]}")
+    value: Value = box[0]
+    return value
 
 
 def agreed(masks: dict[str, Tensor]) -> dict[str, Tensor]:

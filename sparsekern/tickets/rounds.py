@@ -13,12 +13,11 @@ from pathlib import Path
 from torch import Tensor
 
 from sparsekern import zoo
-from sparsekern.bench.atomic import LEFTOVERS
 from sparsekern.prune import next_masks
 from sparsekern.tickets import ranks
 from sparsekern.tickets.config import SearchConfig
 from sparsekern.tickets.controls import INITIAL, ROUNDS, Setup, full_masks, require_control
-from sparsekern.tickets.lab import TICKET, Lab, draw, on_device, rewind_point
+from sparsekern.tickets.lab import TICKET, Lab, draw, on_device, rewind_point, tidy
 from sparsekern.tickets.matching import qualifies
 from sparsekern.tickets.results import RoundResult, alive_share
 from sparsekern.tickets.stepper import State, Swap, copy_state
@@ -170,8 +169,8 @@ def search(
         raise ValueError(f"swap is expected with sparse_from and only then, got {config.sparse_from}, {swap}")
     data = on_device(zoo.dataset(config.task.data, config.task.data_dir), device)
     folder = None if out is None or ranks.rank() else Path(out) / config.digest
-    for leftover in () if folder is None else folder.glob(LEFTOVERS):
-        leftover.unlink(missing_ok=True)
+    if folder is not None:
+        tidy(folder)
     lab = Lab(config, data, folder, progress, swap)
     initial, rewind = rewind_point(config, data)
     masks = full_masks(draw(config, 1.0, INITIAL, data=data))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsekern.tickets import ranks
+from sparsekern.tickets import files, ranks
 from sparsekern.tickets.recipe import OPTIMIZERS, PRECISIONS, Recipe
 from sparsekern.zoo import Data
 from sparsekern.zoo.augment import AUGMENTATIONS
@@ -171,19 +171,28 @@ class Training:
             },
         }
 
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """In words, why `tensors` are not those of a network and an optimizer like these; None if they are."""
+        if problem := files.mismatch(files.group(tensors, "model"), self.model.state_dict()):
+            return problem
+        sizes = {str(index): value.shape for index, value in enumerate(self.model.parameters())}
+        for name, value in files.group(tensors, "optimizer").items():
+            size = sizes.get(name.partition("/")[0])
+            if size is None or value.dim() and value.shape != size:  # counts of steps have no dimension
+                return f"optimizer/{name} of the shape of its parameter expected, got {tuple(value.shape)}"
+        return None
+
     def resume(self, done: int, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from step `done` with the tensors that were kept then; ValueError if they do not fit."""
-        model = {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
+        """Go on from step `done` with the tensors that were kept then; ValueError, with nothing changed, if
+        they do not fit."""
+        if problem := self.misfit(tensors):
+            raise ValueError(f"a checkpoint of this network and optimizer is expected: {problem}")
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer/"):
-                _, index, what = name.split("/")
-                moments.setdefault(int(index), {})[what] = value
-        try:
-            self.model.load_state_dict(model)
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"a checkpoint of this network and optimizer is expected: {error}") from error
+        for name, value in files.group(tensors, "optimizer").items():
+            index, _, what = name.partition("/")
+            moments.setdefault(int(index), {})[what] = value
+        self.model.load_state_dict(files.group(tensors, "model"))
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.done = done
         self.order = batches(len(self.data.train_y), self.recipe.batch, self.key, done)
 

@@ -118,7 +118,7 @@ def train(
     stop = next(point for point in seen.curve if point.val_loss == seen.best)
     final, plain = training.state(), training.plain
     plain.load_state_dict(seen.state)
-    test_loss, predictions = evaluate(plain, data.test_x, data.test_y)
+    test_loss, predictions = ranks.shared(lambda: evaluate(plain, data.test_x, data.test_y))
     plain.load_state_dict(final)
     return TrainResult(
         curve=tuple(seen.curve),
@@ -135,14 +135,14 @@ def train(
 
 def _look(training: Training, seen: _Seen) -> None:
     """A point of the curve, and the state if it is the best so far."""
-    # Rank 0's, for all: running statistics of batch normalisation differ among ranks.
-    val_loss, predicted = ranks.shared(evaluate(training.model, training.data.val_x, training.data.val_y))
+    model, data = training.model, training.data
+    val_loss, predicted = ranks.shared(lambda: evaluate(model, data.val_x, data.val_y))
     if not math.isfinite(val_loss):
         raise ValueError(
             f"training diverged: validation loss {val_loss} after {training.done} iterations "
             f"({training.recipe})"
         )
-    seen.curve.append(CurvePoint(training.done, val_loss, accuracy(predicted, training.data.val_y)))
+    seen.curve.append(CurvePoint(training.done, val_loss, accuracy(predicted, data.val_y)))
     if val_loss < seen.best:
         seen.best, seen.state = val_loss, training.state()
 

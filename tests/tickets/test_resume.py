@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from torch import Tensor
 from sparsekern.bench import tensor_files
 from sparsekern.tickets import Search, SearchConfig, search, task
 from sparsekern.tickets import files as module
+from sparsekern.tickets import lab
+from sparsekern.tickets.checkpoint import Checkpoint
 from sparsekern.tickets.results import load_result
 from sparsekern.zoo import dataset
 
@@ -145,9 +149,49 @@ def test_a_damaged_file_is_reported_and_its_run_repeated(damage: str, kept: Path
     path.write_bytes(contents[damage])
     with pytest.warns(RuntimeWarning, match=r"ticket-01\.safetensors.*this run is repeated") as caught:
         found, seen = resumed(kept.parent)
-    assert len(caught) == 1 and seen == [True, False, True, True, True]
+    assert [one.filename for one in caught] == [__file__]  # who called `search`
+    assert seen == [True, False, True, True, True]
     assert_same_search(found, straight)
     assert load_result(path, "ticket", 1, straight.rounds[1].masks, CONFIG, LABELS).round == 1
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search that was stopped in round 1 after 4 steps, with a checkpoint; not to be touched."""
+    out = tmp_path_factory.mktemp("stopped")
+
+    def stop(event: Mapping[str, object]) -> None:
+        if (event["event"], event["round"], event.get("step")) == ("eval", 1, 4):
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lab, "Checkpoint", partial(Checkpoint, every_s=0))
+        search(CONFIG, out=out, progress=stop)
+    return out / CONFIG.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("training/model/fc1.weight", (300, 7), r"fc1\.weight of shape \(300, 784\) expected, got \(300, 7\)"),
+        ("training/model/fc4.weight", (3,), r"tensors \['fc1\.bias', .* expected, got .*'fc4\.weight'\]"),
+        ("training/optimizer/2/exp_avg", (300, 7), "optimizer/2/exp_avg of the shape of its parameter"),
+        ("training/optimizer/6/exp_avg", (10,), "optimizer/6/exp_avg of the shape of its parameter"),
+        ("best/fc3.bias", (11,), r"fc3\.bias of shape \(10,\) expected, got \(11,\)"),
+    ],
+)
+def test_a_checkpoint_that_fits_no_network_is_reported_and_its_run_repeated(
+    name: str, shape: tuple[int, ...], message: str, stopped: Path, tmp_path: Path, straight: Search
+) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / CONFIG.digest))
+    path = folder / "ticket-01.progress"
+    tensors, header = module.read(path, "progress")
+    module.write(path, "progress", {**tensors, name: torch.zeros(shape)}, header)
+    with pytest.warns(RuntimeWarning, match=rf"ticket-01\.progress: .*{message}.*repeated") as caught:
+        found, seen = resumed(tmp_path)
+    assert [one.filename for one in caught] == [__file__]
+    assert seen == [True] + [False] * 4 and not path.exists()
+    assert_same_search(found, straight)
 
 
 def test_a_file_of_another_round_or_code_version_is_not_taken(
