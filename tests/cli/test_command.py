@@ -13,6 +13,11 @@ import pytest
 from sparsekern import cli
 from sparsekern.cli import doctor, main, progress
 from sparsekern.cli.progress import Bar, Progress
+from sparsekern.tickets.config import METHODS, RESETS
+
+
+def test_what_help_lists_is_what_a_search_knows() -> None:
+    assert (cli.METHODS, cli.RESETS) == (METHODS, RESETS)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sparsekern.cli.prove import prove
 from sparsekern.cli.threads import torch_threads
 from sparsekern.masks import sparsity
 from sparsekern.tickets import Ticket
+from sparsekern.tickets.files import read
 from sparsekern.zoo import model
 
 ARGUMENTS = ["run", "--rounds", "1", "--iterations", "30", "--block", "8x1", "--batch", "64", "--seeds", "2"]
@@ -24,7 +26,8 @@ ARGUMENTS = ["run", "--rounds", "1", "--iterations", "30", "--block", "8x1", "--
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    assert main([*ARGUMENTS, "--quiet", "--out", str(folder)]) == 0
+    curves = ["--tensorboard", str(folder / "curves")] if find_spec("tensorboard") else []
+    assert main([*ARGUMENTS, *curves, "--quiet", "--out", str(folder)]) == 0
     return folder
 
 
@@ -49,6 +52,42 @@ def test_the_report_is_there_and_adds_up(out: Path) -> None:
     assert [layer["layer"] for layer in structure["layers"]] == ["fc1", "fc2", "fc3"]
     assert all(layer["decision"] in ("swapped", "kept") and layer["reason"] for layer in structure["layers"])
     assert result["verdict"] in (out / "report.html").read_text()
+
+
+def test_tensorboard_reads_the_curves_of_every_training(out: Path) -> None:
+    pytest.importorskip("tensorboard", reason="curves are the extra tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    names, runs = ("val_loss", "val_accuracy"), set()
+    for path in (out / "rounds").glob("*/*.safetensors"):
+        run = f"{path.parent.name}/{path.stem}"
+        seen = EventAccumulator(str(out / "curves" / run)).Reload()
+        assert sorted(seen.Tags()["scalars"]) == sorted(names)
+        told = [[(event.step, event.value) for event in seen.Scalars(name)] for name in names]
+        curve = read(path, "round")[1]["curve"]
+        for at, values in enumerate(told, 1):
+            assert values == [(point[0], pytest.approx(point[at], rel=1e-6)) for point in curve]  # float32
+        runs.add(run)
+    assert runs == {
+        str(file.parent.relative_to(out / "curves")) for file in (out / "curves").rglob("*tfevents*")
+    }
+    assert len(runs) == 2 * 3
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_make_one_report(out: Path, tmp_path: Path) -> None:
+    arguments = [*ARGUMENTS, "--seeds", "1", "--out", str(tmp_path)]
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sparsekern"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *arguments], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "report.json").read_text())
+    assert done.stdout.count(result["verdict"]) == done.stdout.count(str(tmp_path / "report.html")) == 1
+    alone = json.loads((out / "report.json").read_text())["structures"][0]["rounds"]
+    for one, both in zip(alone, result["structures"][0]["rounds"], strict=True):
+        assert both["sparsity"] == one["sparsity"]
+        assert both["accuracy"] == pytest.approx(one["seeds"][0], abs=0.01)  # gradients are rounded otherwise
 
 
 def test_the_winning_tickets_are_saved(out: Path) -> None:

@@ -20,13 +20,27 @@ CONFIG = SearchConfig(task(iterations=6, eval_every=3), rounds=2, seed=1)
 CHILD = """
 import sys, torch
 import torch.distributed as dist
-from sparsekern.tickets import SearchConfig, search
+from sparsekern.tickets import SearchConfig, search, training
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 config = SearchConfig.from_json(sys.argv[1])
+evaluate, evaluations = training.evaluate, []
+training.evaluate = lambda *given: evaluations.append(evaluate(*given)) or evaluations[-1]
 found = search(config, out=sys.argv[2])
+assert len(evaluations) == (0 if dist.get_rank() else 5 * 3), len(evaluations)
+losses = [None, None]
+dist.all_gather_object(losses, [(*one.curve, one.test_loss) for one in found.rounds])
+assert losses[0] == losses[1], losses
 again = search(config, out=sys.argv[2], progress=lambda e: print(e["event"], e.get("resumed"), flush=True))
 assert all(a.masks[n].equal(b.masks[n]) for a, b in zip(found.rounds, again.rounds) for n in a.masks)
+training.evaluate = lambda *given: 1 / 0
+try:
+    search(config)
+except (ZeroDivisionError, RuntimeError) as error:
+    told = "rank 0: ZeroDivisionError('division by zero')" if dist.get_rank() else "division by zero"
+    assert str(error) == told, error
+else:
+    raise AssertionError("an error of rank 0 is expected on every rank")
 dist.destroy_process_group()
 """
 

@@ -18,9 +18,8 @@ from ticket_checks import same
 from torch import Tensor
 
 from sparsekern.bench import tensor_files
-from sparsekern.tickets import Search, SearchConfig, search, task
+from sparsekern.tickets import Search, SearchConfig, lab, search, task
 from sparsekern.tickets import files as module
-from sparsekern.tickets import lab
 from sparsekern.tickets.checkpoint import Checkpoint
 from sparsekern.tickets.results import load_result
 from sparsekern.zoo import dataset
@@ -157,7 +156,7 @@ def test_a_damaged_file_is_reported_and_its_run_repeated(damage: str, kept: Path
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a search that was stopped in round 1 after 4 steps, with a checkpoint; not to be touched."""
+    """The folder of a search stopped in round 1 after 4 steps, with a checkpoint; not to be touched."""
     out = tmp_path_factory.mktemp("stopped")
 
     def stop(event: Mapping[str, object]) -> None:
@@ -173,7 +172,11 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("training/model/fc1.weight", (300, 7), r"fc1\.weight of shape \(300, 784\) expected, got \(300, 7\)"),
+        (
+            "training/model/fc1.weight",
+            (300, 7),
+            r"fc1\.weight of shape \(300, 784\) expected, got \(300, 7\)",
+        ),
         ("training/model/fc4.weight", (3,), r"tensors \['fc1\.bias', .* expected, got .*'fc4\.weight'\]"),
         ("training/optimizer/2/exp_avg", (300, 7), "optimizer/2/exp_avg of the shape of its parameter"),
         ("training/optimizer/6/exp_avg", (10,), "optimizer/6/exp_avg of the shape of its parameter"),
