@@ -39,7 +39,8 @@ def build_and_run(compiler: str, flags: list[str], runner: list[str], folder: Pa
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> None:
-    flags = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    # -Og compiles the bodies of all ISAs in half the time of -O1
+    flags = ["-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     kernels, words, conv = build_and_run("g++", flags, [], tmp_path)
     assert f"{CASES_OF_CONV_OF_ONE_ISA * len(cpu.isas())} passed, 0 failed" in conv
     assert f"{CASES_OF_ONE_ISA * len(cpu.isas())} passed, 0 failed" in kernels
@@ -51,7 +52,7 @@ def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> N
     reason="needs Debian's g++-aarch64-linux-gnu and qemu-user",
 )
 def test_neon_under_an_emulator(tmp_path: Path) -> None:
-    programs = build_and_run("aarch64-linux-gnu-g++", ["-O2", "-static"], ["qemu-aarch64"], tmp_path)
+    programs = build_and_run("aarch64-linux-gnu-g++", ["-O1", "-static"], ["qemu-aarch64"], tmp_path)
     kernels, words, conv = programs
     assert f"{CASES_OF_CONV_OF_ONE_ISA * 2} passed, 0 failed" in conv
     assert f"best neon: {CASES_OF_ONE_ISA * 2} passed, 0 failed" in kernels  # neon and scalar

@@ -27,6 +27,8 @@ CASES = (
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ROWS = (1, 5, 16, 17, 33, 64, 130)
+"""One row, tiles of 16, 32 and 64 rows that are full and that are not, and several tiles."""
 
 
 def make(case: truth.Case, dtype: torch.dtype, with_bias: bool = True) -> tuple[PackedWeight, Tensor]:

@@ -10,6 +10,7 @@ from triton_checks import (
     CASES,
     DEVICE,
     DTYPES,
+    ROWS,
     check_forward,
     check_grad_input,
     check_grad_values,
@@ -50,19 +51,19 @@ def takes(launch: Launch | None, case: truth.Case, m: int, dtype: torch.dtype) -
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_forward_and_gradient_of_the_input(name: str, case: truth.Case) -> None:
-    """By default in every dtype and, in one of them, all batches; by any other launch in one dtype, a third
-    of the batches."""
+    """By default in every dtype and, in one of them, all ROWS; by any other launch in one dtype, a third of
+    ROWS."""
     launch, number = LAUNCHES[name], CASES.index(case) + list(LAUNCHES).index(name)
     ran = 0
     for dtype in DTYPES if launch is None else (DTYPES[number % 3],):
         weight, dense = make(case, dtype)
-        for i, m in enumerate(truth.BATCHES):
+        for i, m in enumerate(ROWS):
             whole = launch is None and DTYPES.index(dtype) == number % 3
             if takes(launch, case, m, dtype) and (whole or (i + number) % 3 == 0):
                 check_forward(weight if i % 2 else weight._replace(bias=None), dense, m, launch)
                 check_grad_input(weight, dense, m, launch)
                 ran += 1
-    assert ran or not any(takes(launch, case, m, DTYPES[number % 3]) for m in truth.BATCHES)
+    assert ran or not any(takes(launch, case, m, DTYPES[number % 3]) for m in ROWS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -71,8 +72,9 @@ def test_gradient_of_the_values(case: truth.Case) -> None:
         weight, _ = make(case, dtype)
         for m in (1, 17, 100):
             check_grad_values(weight, m, None)
-        check_grad_values(weight, 100, Launch("values", 64, 16, 4, 2, split=3))
-        check_grad_values(weight, 3, Launch("values", 64, 32, 4, 2, split=5))  # parts without rows
+    weight, _ = make(case, DTYPES[CASES.index(case) % 3])
+    check_grad_values(weight, 100, Launch("values", 64, 16, 4, 2, split=3))
+    check_grad_values(weight, 3, Launch("values", 64, 32, 4, 2, split=5))  # parts without rows
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
