@@ -3,6 +3,8 @@ purpose."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import truth
 from torch import Tensor
@@ -46,8 +48,9 @@ LINEAR = tuple(kernel for kernel in KERNELS if kernel.op == "linear")
 ALL = (*VARIANTS, *LINEAR)
 
 
+@lru_cache(maxsize=8)
 def make_problem(case: truth.Case, dtype: torch.dtype) -> tuple[BlockSparse, Tensor]:
-    """The sparse weight, and the same as a dense float64 matrix, rounded to ``dtype``."""
+    """The sparse weight, and the same as a dense float64 matrix, rounded to ``dtype``; not to be changed."""
     generator = torch.Generator().manual_seed(case.n * 1000 + case.k)
     dense = truth.masked_weight(case.n, case.k, case.block, case.sparsity, generator).to(dtype)
     return BlockSparse.from_dense(dense, case.block), dense.double()

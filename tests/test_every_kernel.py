@@ -65,7 +65,7 @@ def test_nothing_beyond_the_edges_is_read(kernel: Kernel, isa: str) -> None:
         (truth.Case(61, 77, (16, 2), 0.5), torch.bfloat16),
         (truth.Case(90, 48, (32, 2), 0.5), torch.bfloat16),
     ):
-        weight, dense = make_problem(case, dtype)
+        weight, dense = make_problem.__wrapped__(case, dtype)  # its padding is overwritten
         if kernel not in kernels_for(weight) or (kernel.backend() is reference and dtype is torch.bfloat16):
             continue  # oneDNN lets NaN between the rows of a strided bfloat16 x through
         rows = weight.block_row()[:, None] * case.block[0] + torch.arange(case.block[0])
