@@ -86,7 +86,7 @@ def test_ranks_of_torchrun_make_one_report(out: Path, tmp_path: Path) -> None:
     assert done.stdout.count(result["verdict"]) == done.stdout.count(str(tmp_path / "report.html")) == 1
     alone = json.loads((out / "report.json").read_text())["structures"][0]["rounds"]
     for one, both in zip(alone, result["structures"][0]["rounds"], strict=True):
-        assert both["sparsity"] == one["sparsity"]
+        assert both["sparsity"] == pytest.approx(one["sparsity"], abs=0.001)  # blocks at the edge are smaller
         assert both["accuracy"] == pytest.approx(one["seeds"][0], abs=0.01)  # gradients are rounded otherwise
 
 
