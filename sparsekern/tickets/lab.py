@@ -173,8 +173,8 @@ class Lab:
 
 
 def _fitting(checkpoint: Checkpoint, training: Training) -> Progressed | None:
-    """The checkpoint, if there is one; ValueError if `training` cannot go on from it. Which layers a swap makes
-    sparse is measured, and may differ from one start to the next."""
+    """The checkpoint, if there is one; ValueError if `training` cannot go on from it. Which layers a swap
+    makes sparse is measured, and may differ from one start to the next."""
     found = checkpoint.load()
     if found is None:
         return None

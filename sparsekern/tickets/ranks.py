@@ -39,7 +39,7 @@ def shared(make: Callable[[], Value]) -> Value:
     if rank() == 0:
         try:
             box[0] = make()
-        except Exception as raised:
+        except (ValueError, OSError, ArithmeticError, RuntimeError) as raised:
             error, box[1] = raised, repr(raised)
     dist.broadcast_object_list(box, src=0)
     if error is not None:

@@ -172,13 +172,13 @@ class Training:
         }
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
-        """In words, why `tensors` are not those of a network and an optimizer like these; None if they are."""
+        """In words, why `tensors` are not those of such a network and optimizer; None if they are."""
         if problem := files.mismatch(files.group(tensors, "model"), self.model.state_dict()):
             return problem
         sizes = {str(index): value.shape for index, value in enumerate(self.model.parameters())}
         for name, value in files.group(tensors, "optimizer").items():
             size = sizes.get(name.partition("/")[0])
-            if size is None or value.dim() and value.shape != size:  # counts of steps have no dimension
+            if size is None or (value.dim() and value.shape != size):  # counts of steps have no dimension
                 return f"optimizer/{name} of the shape of its parameter expected, got {tuple(value.shape)}"
         return None
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sparsekern.bench import machine
-from sparsekern.bench.record import Record, append, strict_json
+from sparsekern.bench.record import Record, append, read, strict_json
 
 
 def test_describe_takes_the_isa_and_the_threads() -> None:
@@ -105,6 +105,18 @@ def test_records_refuse_what_is_not_a_number(tmp_path: Path, known: dict[str, ob
     with pytest.raises(ValueError, match=re.escape(place)):
         append(path, record(**known))
     assert not path.exists()
+
+
+def test_a_disk_that_takes_no_more_is_an_error(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="needs a limit on the size of files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append(tmp_path / "r", record(refusal="x" * 500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read(tmp_path / "r", cut_off=True) == []
 
 
 def test_a_git_that_hangs_is_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
