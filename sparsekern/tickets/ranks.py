@@ -35,15 +35,13 @@ def shared(make: Callable[[], Value]) -> Value:
     if world() == 1:
         return make()
     box: list[Any] = [None, None]
-    error = None
     if rank() == 0:
         try:
             box[0] = make()
-        except (ValueError, OSError, ArithmeticError, RuntimeError) as raised:
-            error, box[1] = raised, repr(raised)
+        except Exception as error:
+            dist.broadcast_object_list([None, repr(error)], src=0)
+            raise
     dist.broadcast_object_list(box, src=0)
-    if error is not None:
-        raise error
     if box[1] is not None:
         raise RuntimeError(f"rank 0: {box[1]}")
     value: Value = box[0]
