@@ -59,7 +59,7 @@ void panel_rows(const LinearArgs& a, int64_t row0, int64_t rows, int64_t row_blo
     const uint8_t* offsets = index.offsets() + index.first_block()[cell];
     const float* weights = index.values() + int64_t(index.first_block()[cell]) * J;
     const float* x = tile + panel * kPanelColumns * lanes;
-    prefetch_rows<true>(y, a.n, rows * panel / panels, rows * (panel + 1) / panels, n1 - n0);
+    prefetch_rows(y, a.n, rows * panel / panels, rows * (panel + 1) / panels, n1 - n0);
     for (int64_t i = index.first_run()[cell]; i < index.first_run()[cell + 1]; ++i) {
       const int64_t length = runs[i].length;
       panel_run<Vec, J, R>([=](int64_t j) { return x + offsets[j] * lanes; }, weights, length,

@@ -82,13 +82,6 @@ inline int64_t most_vectors_of(int64_t j) {
     return j == J ? RowVectors<Vec, J>::most : most_vectors_of<Vec, J - 1>(j);
 }
 
-// Spreads the rows of the next tile of x over the steps of this one's work.
-inline void prefetch_next_tile(const LinearArgs& a, int64_t row1, int64_t rows, int64_t step, int64_t steps) {
-  const int64_t left = a.m - row1 < rows ? a.m - row1 : rows;
-  prefetch_rows<false>(a.x + row1 * a.x_stride, a.x_stride, left * step / steps, left * (step + 1) / steps,
-                       a.k);
-}
-
 template <class Vec>
 struct LinearRows {
   static constexpr int kOutputs = Vec::outputs_at_once;
@@ -133,12 +126,11 @@ struct LinearRows {
       const int64_t row0 = v0 * Vec::width, row1 = v1 * Vec::width < a.m ? v1 * Vec::width : a.m;
       float* packed = scratch + sum_floats(a);
       pack_lanes<Vec>(a.x + row0 * a.x_stride, a.x_stride, row1 - row0, columns_of(a), v1 - v0, packed);
-      const int64_t flush = flush_rows(a), steps = (last - first + flush - 1) / flush;
-      for (int64_t from = first, step = 0; from < last; from += flush, ++step) {
+      const int64_t flush = flush_rows(a);
+      for (int64_t from = first; from < last; from += flush) {
         const int64_t to = from + flush < last ? from + flush : last;
         const int64_t next = to * a.v, columns = a.n - next < flush * a.v ? a.n - next : flush * a.v;
-        prefetch_rows<true>(a.y + row0 * a.n + next, a.n, 0, row1 - row0, columns);
-        prefetch_next_tile(a, row1, row1 - row0, step, steps);
+        prefetch_rows(a.y + row0 * a.n + next, a.n, 0, row1 - row0, columns);
         some_block_rows(a, row0, row1 - row0, from, to, v1 - v0, packed, scratch);
       }
     });

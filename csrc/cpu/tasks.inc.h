@@ -36,13 +36,9 @@ inline void for_each_tile(const Args& a, int64_t begin, int64_t end, Cut cut, Bo
   }
 }
 
-// Asks for lines of a matrix long before they are needed: with many rows, x and y are in no cache near. Lines
-// to be written are asked for as such.
-template <bool kWrite>
-inline void prefetch_rows(const float* matrix, int64_t stride, int64_t begin, int64_t end, int64_t columns) {
+// Asks for lines of a matrix that will be written, long before: with many rows it is in no cache near.
+inline void prefetch_rows(float* matrix, int64_t stride, int64_t begin, int64_t end, int64_t columns) {
   for (int64_t row = begin; row < end; ++row)
-    for (int64_t column = 0; column < columns; column += 16) {
-      const float* line = matrix + row * stride + column;
-      kWrite ? prefetch_to_write(line) : prefetch_line(line);
-    }
+    for (int64_t column = 0; column < columns; column += 16)
+      prefetch_to_write(matrix + row * stride + column);
 }
