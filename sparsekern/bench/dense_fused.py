@@ -3,7 +3,6 @@ faster."""
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sparsekern.bench.dense_layers import OneDNNConv2d, OneDNNLinear, on_onednn, to_channels_last
+from sparsekern.bench.graph import added, is_relu, only_reader
 from sparsekern.bench.timing import interleave
-
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
-_RELUS = (torch.relu, torch.relu_, F.relu, F.relu_)
 
 
 @dataclass
@@ -89,36 +85,16 @@ def _is_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 def _chain(node: fx.Node, modules: dict[str, nn.Module]) -> _Chain:
     chain, last = _Chain([node]), node
-    following = _only_reader(last)
+    following = only_reader(last)
     convolution = isinstance(modules[str(node.target)], nn.Conv2d)
-    if convolution and following is not None and _added(following, last) is not None:
+    if convolution and following is not None and added(following, last) is not None:
         chain.nodes.append(following)
         chain.adds, last = True, following
-        following = _only_reader(last)
-    if following is not None and _is_relu(following, modules):
+        following = only_reader(last)
+    if following is not None and is_relu(following, modules):
         chain.nodes.append(following)
         chain.relu = True
     return chain
-
-
-def _only_reader(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _added(node: fx.Node, to: fx.Node) -> fx.Node | None:
-    """What `node` adds to `to`, if that is what it does."""
-    named = node.op == "call_method" and node.target in ("add", "add_")
-    if not (named or (node.op == "call_function" and node.target in _ADDITIONS)) or node.kwargs:
-        return None
-    others = [given for given in node.args if given is not to]
-    return others[0] if len(node.args) == 2 and len(others) == 1 and isinstance(others[0], fx.Node) else None
-
-
-def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return type(modules[str(node.target)]) is nn.ReLU
-    named = node.op == "call_method" and node.target in ("relu", "relu_")
-    return named or (node.op == "call_function" and node.target in _RELUS)
 
 
 class _Chooser(fx.Interpreter):
@@ -167,7 +143,7 @@ class _Chooser(fx.Interpreter):
 def _put(graph: fx.Graph, chain: _Chain, name: str) -> None:
     """The module `name` in the place of the chain."""
     first, last = chain.nodes[0], chain.nodes[-1]
-    given = (first.args[0], *((_added(chain.nodes[1], first),) if chain.adds else ()))
+    given = (first.args[0], *((added(chain.nodes[1], first),) if chain.adds else ()))
     with graph.inserting_before(last):
         new = graph.call_module(name, given)
     last.replace_all_uses_with(new)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsekern.nn.conv2d import SparseConv2d
+from sparsekern.nn.fuse_graph import activation_of, fold_calls_, has_hooks, only_user, sizes_of
 from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.quantized import QuantizedSparseLinear
 from sparsekern.nn.report import as_table
+from sparsekern.nn.swap import evaluating
 
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 _Follow = Callable[[str], tuple[str | None, str]]
@@ -60,7 +62,7 @@ class FuseReport:
         return f"{table}\n{len(self.folded)} modules folded into sparse layers; neighbours: {self.found_by}"
 
 
-def fuse_(model: nn.Module) -> FuseReport:
+def fuse_(model: nn.Module, example_inputs: Any = None) -> FuseReport:
     """Folds what follows swapped layers into them, in place; an ``nn.Identity`` stands where it stood.
 
     An ``nn.BatchNorm2d`` in eval mode that directly follows a ``SparseConv2d``, or an ``nn.BatchNorm1d`` a
@@ -71,9 +73,18 @@ def fuse_(model: nn.Module) -> FuseReport:
     Modules that are used in several places are left alone, and so are functions, and what follows a layer
     that is called with a residual.
 
+    They are folded too where the model is a graph, which ``torch.fx.symbolic_trace`` makes of it before the
+    swap: each call stands there for itself. An activation by a function or a shared module goes into the
+    layer before it, and so does, given ``example_inputs``, what is added to the output of a ``SparseConv2d``
+    in between, if it is of the same size.
+
     A ``SparseLinear`` before a batch norm is taken to see rows (m, k), as nearly all do: of inputs
     (batch, n, k), ``nn.BatchNorm1d`` would norm another dimension. An optimizer must be made afterwards.
     ``restore_`` does not unfold: what it puts back is the dense layer with the folded weight.
+
+    Args:
+        model: any module with layers that ``swap_`` replaced.
+        example_inputs: what it is called with, as for ``swap_``; a graph is run on them once.
 
     Raises:
         ValueError: a batch norm to fold is in training mode; nothing is changed then.
@@ -85,6 +96,9 @@ def fuse_(model: nn.Module) -> FuseReport:
     follow, found_by = _neighbours(model, modules)
     chains = [_chain_of(model, modules, name, follow) for name in swapped]
     _refuse_training(chains)
+    graph = model if isinstance(model, fx.GraphModule) else None
+    with evaluating(model):
+        sizes = {} if graph is None or example_inputs is None else sizes_of(graph, example_inputs)
     for chain in chains:
         chain.put_identities(model)
     if found_by == _TRACED and not _same_trace(model, chains):
@@ -96,7 +110,10 @@ def fuse_(model: nn.Module) -> FuseReport:
         )
     for chain in chains:
         chain.fold_()
-    return FuseReport(tuple(FusedLayer(c.name, tuple(c.names), c.reason) for c in chains), found_by)
+    free = {chain.name: chain.layer for chain in chains if not chain.stays}
+    beyond = {} if graph is None else fold_calls_(graph, free, sizes)
+    done = tuple(chain.report(*beyond.get(chain.name, ((), chain.reason))) for chain in chains)
+    return FuseReport(done, found_by)
 
 
 def _refuse_training(chains: list[_Chain]) -> None:
@@ -118,11 +135,15 @@ class _Chain:
     names: list[str] = field(default_factory=list)
     modules: list[nn.Module] = field(default_factory=list)
     reason: str = ""
+    stays: bool = False  # whatever follows it
 
     def is_full(self) -> bool:
         """Whether there is an activation, after which nothing can be folded."""
         norms_only = all(isinstance(module, _BatchNorm) for module in self.modules)
         return self.layer.activation is not None or not norms_only
+
+    def report(self, beyond: tuple[str, ...], reason: str) -> FusedLayer:
+        return FusedLayer(self.name, (*self.names, *beyond), reason)
 
     def put_identities(self, model: nn.Module) -> None:
         for name, module in zip(self.names, self.modules, strict=True):
@@ -137,7 +158,7 @@ class _Chain:
             if isinstance(module, _BatchNorm):
                 _fold_norm_(self.layer, module)
             else:
-                self.layer.activation = _activation_of(module)
+                self.layer.activation = activation_of(module)
         if self.modules:
             vars(self.layer).pop("_replaced", None)  # the layer that was there is not this one any more
 
@@ -214,28 +235,12 @@ def _in_graph(graph: fx.Graph) -> _Follow:
             return None, f"it is called {len(calls.get(name, ()))} times in the model"
         if name in read:
             return None, "the model reads its weight or bias past its forward"
-        after, reason = _only_user(calls[name][0])
+        after, reason = only_user(calls[name][0])
         if after is not None and len(calls[after]) > 1:
             return None, f"{after}, which follows, is called {len(calls[after])} times"
         return after, reason
 
     return follow
-
-
-def _only_user(node: fx.Node) -> tuple[str | None, str]:
-    """The module that alone takes what a call of another gives, or why there is none."""
-    if len(node.args) != 1 or node.kwargs:
-        return None, "it is called with a residual, which a norm would scale"
-    users = list(node.users)
-    if len(users) != 1:
-        return None, f"its output goes to {len(users)} places"
-    after = users[0]
-    if after.op == "output":
-        return None, "it is the model's output"
-    if after.op != "call_module" or after.args != (node,) or after.kwargs:
-        target = after.target if isinstance(after.target, str) else after.target.__name__
-        return None, f"{target} follows"
-    return str(after.target), ""
 
 
 def _same_trace(model: nn.Module, chains: list[_Chain]) -> bool:
@@ -274,14 +279,17 @@ def _chain_of(model: nn.Module, modules: dict[str, nn.Module], name: str, follow
         chain.reason = "it stands in several places"
     elif _is_shared(model, layer):
         chain.reason = "its values belong to another layer too"
-    elif _has_hooks(layer):
+    elif has_hooks(layer):
         chain.reason = "it has hooks, which may see or change its output"
+    chain.stays = bool(chain.reason)
     current: str | None = name
     while not chain.reason and current is not None and not chain.is_full():
         current, chain.reason = follow(current)
         if current is None:
             break
         module = modules.get(current)
+        if type(module) is nn.Identity and not has_hooks(module):
+            continue
         if module is None or places[id(module)] > 1:  # of several names of a module only one is known
             chain.reason = f"{current}, which follows, stands in several places"
         else:
@@ -302,9 +310,9 @@ def _is_shared(model: nn.Module, layer: SparseLayer) -> bool:
 def _why_not(layer: SparseLayer, module: nn.Module, normed: bool) -> str:
     """Why a module that follows cannot be folded; nothing if it can."""
     kind = type(module)
-    if _has_hooks(module):
+    if has_hooks(module):
         return f"{kind.__name__}, which follows, has hooks"
-    if _activation_of(module) is not None:
+    if activation_of(module) is not None:
         return ""
     if kind is not (nn.BatchNorm2d if isinstance(layer, SparseConv2d) else nn.BatchNorm1d) or normed:
         return f"{kind.__name__} follows, which cannot be folded"
@@ -314,17 +322,6 @@ def _why_not(layer: SparseLayer, module: nn.Module, normed: bool) -> str:
     if module.num_features != layer.matrix.shape[0]:
         return f"{kind.__name__} follows, of {module.num_features} features for {layer.matrix.shape[0]}"
     return ""
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return any((*hooks, module._backward_hooks, module._backward_pre_hooks)) or "forward" in vars(module)
-
-
-def _activation_of(module: nn.Module) -> str | None:
-    if type(module) is nn.ReLU:
-        return "relu"
-    return "gelu" if type(module) is nn.GELU and module.approximate == "none" else None
 
 
 # ---- folding

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sparsekern.bench import interleave, ratio
 from sparsekern.formats.block_sparse import INT32_MAX
@@ -112,7 +112,12 @@ def restore_(model: nn.Module) -> int:
     made by hand, copied or loaded, or into which ``fuse_`` folded another, knows no such layer: it becomes a
     plain one with the same weight. Where it has an activation, an ``nn.Sequential`` of the dense layer and
     the activation takes its place.
+
+    Raises:
+        ValueError: ``model`` is a sparse layer itself, or one in it is called with a residual, as ``fuse_``
+            makes graphs do: plain layers take none. Nothing is changed then.
     """
+    _refuse_residuals(model)
     if isinstance(model, SparseLayer):
         raise ValueError(
             f"restore_ replaces layers inside a module; got a bare {type(model).__name__}: use its to_dense"
@@ -123,6 +128,18 @@ def restore_(model: nn.Module) -> int:
             if isinstance(child, SparseLayer):
                 found[child] = parent._modules[name] = found[child] if child in found else _restored(child)
     return len(found)
+
+
+def _refuse_residuals(model: nn.Module) -> None:
+    for graph in (module for module in model.modules() if isinstance(module, fx.GraphModule)):
+        modules = dict(graph.named_modules())
+        for node in graph.graph.nodes:
+            layer = modules.get(str(node.target)) if node.op == "call_module" else None
+            if isinstance(layer, SparseLayer) and (len(node.args) > 1 or node.kwargs):
+                raise ValueError(
+                    f"{node.target} is called with a residual, which an nn.{layer.dense_name} does not take; "
+                    "expected restore_ before fuse_, or a copy from before it"
+                )
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
@@ -230,7 +247,7 @@ def _swap_by_measurement(
     model: nn.Module, found: list[Site], example_inputs: Any, rule: tuple[tuple[int, int] | None, float]
 ) -> SwapReport:
     modes = [site.layer.training for site in found]
-    with _evaluating(model):
+    with evaluating(model):
         inputs = _capture(model, found, example_inputs)
         outcome = [_try(site, inputs.get(site.name), *rule) for site in found]
         layers = tuple(report for report, _ in outcome)
@@ -335,7 +352,7 @@ def _call(model: nn.Module, inputs: Any) -> Any:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients; every module's own mode comes back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -91,9 +91,9 @@ def test_a_run_prints_decisions_and_a_table_and_writes_every_form(
 def test_a_wrong_swapped_network_ends_the_run(
     small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def off(model: nn.Module) -> Any:
+    def off(model: nn.Module, example_inputs: object) -> Any:
         model.fc.bias.data += 1
-        return fused(model)
+        return fused(model, example_inputs)
 
     fused = forms.fuse_
     monkeypatch.setattr(forms, "fuse_", off)

@@ -146,6 +146,19 @@ def test_a_model_that_cannot_be_traced_is_searched_for_neighbours() -> None:
     assert reasons == ["", "it is the last of its nn.Sequential", "it stands in no nn.Sequential"]
 
 
+def test_an_identity_in_between_is_passed() -> None:
+    model = settle(
+        nn.Sequential(sparse_conv(5, 8), nn.Identity(), nn.BatchNorm2d(8), nn.Identity(), nn.ReLU())
+    )
+    x = images()
+    want = model(x)
+    assert sk.fuse_(model).folded == ("2", "4")
+    close(model(x), want)
+    watched = settle(nn.Sequential(sparse_conv(5, 8), nn.Identity(), nn.BatchNorm2d(8)))
+    watched[1].register_forward_hook(lambda module, args, output: output + 1)
+    assert sk.fuse_(watched).folded == ()
+
+
 def test_a_norm_in_training_mode_is_an_error() -> None:
     model = nn.Sequential(sparse_conv(5, 8), nn.BatchNorm2d(8), nn.ReLU())
     before = copy.deepcopy(model.state_dict())

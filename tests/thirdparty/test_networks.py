@@ -63,3 +63,20 @@ def test_reasons_are_those_of_the_layer(name: str) -> None:
     reasons = {layer.name: layer.reason for layer in sk.swap_(model, threshold=0.5).layers}
     path, reason = REASONS[name]
     assert reason in reasons[path]
+
+
+@pytest.mark.parametrize(
+    ("name", "in_place", "in_a_graph"), [("torchvision resnet", 13, 25), ("timm resnet", 23, 31)]
+)
+@torch.no_grad()
+def test_a_resnet_is_folded(name: str, in_place: int, in_a_graph: int) -> None:
+    """In place all norms, and what is called once; in a graph every ReLU, and every addition."""
+    model, x = masked(name)
+    graph = torch.fx.symbolic_trace(model)
+    want = model(x)
+    for network, folded in ((graph, in_a_graph), (model, in_place)):
+        sk.swap_(network, x, threshold=0.5)
+        report = sk.fuse_(network, x)
+        assert len(report.folded) == folded, str(report)
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+        check_same(network(x), want)

@@ -164,7 +164,7 @@ def _swapped(
             network.to(memory_format=torch.channels_last)
         given = tuple(map(channels_last, inputs)) if last else inputs
         outcome.reports[name] = swap_(network, given, block=block)
-        outcome.folded[name] = len(fuse_(network).folded)
+        outcome.folded[name] = len(fuse_(network, given).folded)
         memory = sum(_nbytes(value) for value in (*network.parameters(), *network.buffers()))
         outcome.bytes[name] = (memory, _file_bytes(network.state_dict()))
         found[name] = network
