@@ -16,6 +16,7 @@ from sparsekern.kernels.cost import relative_cost
 from sparsekern.kernels.select import ACTIVATIONS, ConvGeometry
 from sparsekern.kernels.triton.launch import BLOCK_SIDES
 from sparsekern.masks import as_matrix, as_weight, fit_block, masks_of, pool
+from sparsekern.nn.dense_copy import DenseCopy
 
 Block = tuple[int, int]
 GPU_BLOCKS = tuple((out, inner) for out in reversed(BLOCK_SIDES) for inner in reversed(BLOCK_SIDES))
@@ -202,8 +203,8 @@ class SparseLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, made anew on each access."""
-        return as_weight(self.matrix.to_dense(), self._weight_shape, self.block)
+        """The dense weight, made anew on each access; whoever writes into it gets a ValueError."""
+        return as_weight(self.matrix.to_dense(), self._weight_shape, self.block).as_subclass(DenseCopy)
 
     @property
     def sparsity(self) -> float:

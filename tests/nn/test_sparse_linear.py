@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -201,3 +202,25 @@ def test_the_variant_follows_the_rows() -> None:
     layer = sk.SparseLinear.from_dense(pruned(), (1, 1))
     assert [layer.variant(rows) for rows in (1, 16, 128)] == ["dots", "rows", "panels"]
     assert layer.double().variant(16) == "dense"
+
+
+def test_nobody_writes_into_the_dense_copy_of_a_weight() -> None:
+    layer = sk.SparseLinear.from_dense(nn.Linear(12, 8))
+    before = layer.values.detach().clone()
+
+    def augmented(weight: Tensor) -> None:
+        weight.data += 1
+
+    writes: list[Callable[[Tensor], object]] = [
+        nn.init.xavier_uniform_,
+        augmented,
+        lambda weight: weight.mul_(2),
+        lambda weight: weight.__setitem__(0, 1.0),
+        lambda weight: setattr(weight, "data", torch.zeros(8, 12)),
+    ]
+    for write in writes:
+        with pytest.raises(ValueError, match="what is written into it would be lost"):
+            write(layer.weight)
+    assert type(layer.weight * 2) is Tensor and type(layer.weight.detach()) is Tensor
+    layer.weight.square().sum().backward()
+    torch.testing.assert_close(layer.values.grad, 2 * before)

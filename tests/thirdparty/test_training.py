@@ -100,13 +100,26 @@ def test_lora_on_a_swapped_network() -> None:
         optimizer.zero_grad()
         call(tuned, inputs).last_hidden_state[:, :, 0].mean().backward()
         optimizer.step()
-    assert (call(tuned, inputs).last_hidden_state - want).abs().max().item() > 1e-2
-    merged = copy.deepcopy(tuned).merge_and_unload()
-    check_same(call(merged, inputs).last_hidden_state, want)  # as the docs say: what was learned is lost
+    learned = call(tuned, inputs).last_hidden_state
+    assert (learned - want).abs().max().item() > 1e-2
+    for safe in (False, True):
+        with pytest.raises(ValueError, match="what is written into it would be lost"):
+            copy.deepcopy(tuned).merge_and_unload(safe_merge=safe)
     back = tuned.unload()
     assert all(torch.equal(layers[name].values, values) for name, values in before.items())
     check_zeros(back, zeros)
     check_same(call(back, inputs).last_hidden_state, want)
+
+
+def test_lora_is_merged_into_dense_layers() -> None:
+    peft = pytest.importorskip("peft")
+    model, inputs = swapped("BERT")
+    config = peft.LoraConfig(r=4, target_modules=["query", "value"], init_lora_weights=False)
+    tuned = peft.get_peft_model(model, config).eval()
+    want = call(tuned, inputs).last_hidden_state
+    sk.restore_(tuned)
+    sk.masks.unmask_(tuned)
+    check_same(call(tuned.merge_and_unload(), inputs).last_hidden_state, want)
 
 
 def _train_a_part(rank: int, folder: str) -> None:
