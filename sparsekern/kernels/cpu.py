@@ -20,7 +20,7 @@ from sparsekern.formats import BlockSparse
 from sparsekern.kernels.select import ACTIVATIONS, PackedWeight
 
 try:
-    from sparsekern import _core
+    from sparsekern import _core as _core  # the other backends take it from here, with these words
 except ImportError as error:
     raise ImportError(
         f"kernels on the CPU are in sparsekern._core, which does not load here ({error}); "

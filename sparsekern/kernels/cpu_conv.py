@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekern import _core
 from sparsekern.formats import BlockSparse
-from sparsekern.kernels import cpu as _cpu  # noqa: F401  # gives the extension libtorch's functions
 from sparsekern.kernels import reference
+from sparsekern.kernels.cpu import _core  # an extension that has libtorch's functions
 from sparsekern.kernels.select import ACTIVATIONS, ConvGeometry, PackedConv, memory_format_of
 
 _library = torch.library.Library("sparsekern", "FRAGMENT")  # type: ignore[no-untyped-call]

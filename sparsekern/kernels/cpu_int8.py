@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsekern import _core
-from sparsekern.kernels import cpu as _cpu  # noqa: F401  # gives the extension libtorch's functions
+from sparsekern.kernels.cpu import _core  # an extension that has libtorch's functions
 from sparsekern.kernels.select import ACTIVATIONS
 
 _library = torch.library.Library("sparsekern", "FRAGMENT")  # type: ignore[no-untyped-call]

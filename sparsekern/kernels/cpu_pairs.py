@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekern import _core
-from sparsekern.kernels import cpu as _cpu  # gives the extension libtorch's functions
 from sparsekern.kernels import reference
+from sparsekern.kernels.cpu import _core, features  # an extension that has libtorch's functions
 from sparsekern.kernels.select import ACTIVATIONS, PackedWeight
 
 _library = torch.library.Library("sparsekern", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -41,7 +40,7 @@ class _Linear(reference._Linear):
         self.kernel = kernel
 
     def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
-        kernel = _core.CHOOSE_KERNEL if self.kernel is None else _cpu.features().index(self.kernel)
+        kernel = _core.CHOOSE_KERNEL if self.kernel is None else features().index(self.kernel)
         y: Tensor = _linear(x, *weight, kernel, ACTIVATIONS.index(activation))
         return y
 

@@ -12,10 +12,10 @@ from torch import Tensor
 class DenseCopy(Tensor):
     """A tensor that can be read, but not written to: ValueError. What is computed of it is a plain tensor."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         """The numbers, which cannot be set."""
         return self.detach()
 
