@@ -6,13 +6,34 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import torchvision_operators
+
+import sparsekern as sk
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-RUN_HERE = ("index.md", "faster.md", "blocks.md", "files.md")
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+HEAVY = ("transformers", "torchvision")
+SMALL_ONNX = """
+model, x = torch.nn.Sequential(torch.nn.Linear(16, 16)).eval(), torch.randn(2, 16)
+sk.prune.prune_(model, 0.9)
+sk.swap_(model, threshold=0.5)
+"""
+SMALL_GPT2 = """
+from transformers import GPT2Config, GPT2Model
+model = GPT2Model(GPT2Config(vocab_size=99, n_embd=64, n_layer=2, n_head=4))
+"""
+SMALL_RESNET = """
+from torchvision.models.resnet import BasicBlock, ResNet
+resnet, images = ResNet(BasicBlock, [1, 1, 1, 1]).eval(), torch.randn(1, 3, 64, 64)
+sk.prune.prune_(resnet, 0.95)
+"""
+BEFORE = {("export.md", 0): SMALL_ONNX, ("networks.md", 1): SMALL_GPT2, ("networks.md", 2): SMALL_RESNET}
+"""What a page takes as given before one of its snippets."""
 
 
 def python_of(page: str) -> list[str]:
@@ -20,23 +41,45 @@ def python_of(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", RUN_HERE)
+def blocks_of(page: str, heavy: bool) -> list[str]:
+    """Those that need a package that takes seconds to import, or the others; each after its own beginning."""
+    whole = [BEFORE.get((page, index), "") + block for index, block in enumerate(python_of(page))]
+    return [block for block in whole if any(package in block for package in HEAVY) is heavy]
+
+
+def run(page: str, heavy: bool) -> dict[str, Any]:
+    scope: dict[str, Any] = {"torch": torch, "sk": sk}
+    for block in blocks_of(page, heavy):
+        exec(block, scope)
+    return scope
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, heavy=False)])
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # they save files
-    scope: dict[str, object] = {}
-    blocks = [block for block in python_of(page) if "transformers" not in block]
-    assert blocks
-    for block in blocks:
-        exec(block, scope)
+    if page == "export.md":
+        pytest.importorskip("onnxscript")
+    run(page, heavy=False)
 
 
-@pytest.mark.slow  # transformers takes seconds to import
-def test_the_python_with_transformers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, heavy=True)])
+def test_the_python_with_other_packages_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torchvision_operators.declare()
-    pytest.importorskip("transformers")
+    for package in HEAVY:
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    (block,) = (block for block in python_of("files.md") if "transformers" in block)
-    exec("import sparsekern as sk\n" + block, {})
+    scope = run(page, heavy=True)
+    if page == "networks.md":
+        assert not any(type(module).__name__ == "Conv1D" for module in scope["model"].modules())
+        assert isinstance(scope["graph"], torch.fx.GraphModule)
+
+
+def test_no_python_of_the_docs_is_left_out() -> None:
+    fences = sum((DOCS / page).read_text("utf-8").count("```python") for page in PAGES)
+    assert fences == sum(len(blocks_of(page, heavy)) for page in PAGES for heavy in (False, True)) >= 10
 
 
 def figures(page: str) -> dict[tuple[str, ...], str]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 TOOLS = Path(__file__).parents[1] / "tools"
-TABLES = ("one_shot_table", "regroup_masks", "regroup_tickets")
+TABLES = ("one_shot_table", "regroup_masks", "regroup_tickets", "third_party_table")
 
 
 def tool(name: str) -> ModuleType:
@@ -49,6 +49,33 @@ def test_regrouped_tickets_are_trained(tmp_path: Path, monkeypatch: pytest.Monke
     assert ways == ["dense", "unstructured", "rounds", "regrouped", "in place", "at once"]
     densities = [row["density"] for row in rows if row["round"] == 1]
     assert max(densities) - min(densities) < 0.01
+
+
+def test_the_table_of_others_networks_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, out = tool("third_party_table"), tmp_path / "table.json"
+    small = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 3))
+    monkeypatch.setitem(module.SOURCES, "small", lambda _: (small, lambda batch: torch.randn(batch, 64)))
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+
+    def run(*arguments: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["table", "--budget", "0.01", "--out", str(out), *arguments])
+        module.main()
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    (first, _) = run("--only", "small:one", "--batch", "2")
+    assert first["network"] == "small:one" and first["seconds"].keys() == {"swap", "compile", "timing"}
+    assert [row["batch"] for row in run("--only", "small:one", "--batch", "2", "3")] == [3, 3]
+    assert run("--only", "small:one", "--batch", "2") == []
+    with pytest.raises(SystemExit, match="2"):
+        run("--sparsity", "0.8")
+    content = json.loads(out.read_text())
+    content["rows"][0] |= {"slower_than_dense": True, "stayed_dense": {"0.39x (0.35 to 0.44): slower": 2}}
+    text = module.markdown(content)
+    assert "by more than 1 %: small:one, 1x1, batch 2, threads" in text and "| 2: slower |" in text
+    assert out.with_suffix(".md").read_text().count("| small:one, ") == 4
 
 
 def report() -> dict[str, Any]:

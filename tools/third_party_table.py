@@ -1,21 +1,24 @@
 """The table of docs/networks.md: networks of others, dense in every form against swapped, eager and compiled.
 
 python tools/third_party_table.py --batch 1 32 --threads 1 2 --out docs/results/third_party.json
-python tools/third_party_table.py --only overhead
+python tools/third_party_table.py --only overhead --out docs/results/third_party.json
 
 Weights are random, and masked at random in whole blocks. One row is a network, a block, a batch and a number
 of threads; its variants are timed interleaved. `compiled` is torch.compile of the dense network. Each row
-also says how many layers stayed dense and why.
+also says how many layers stayed dense and why, and where its minutes went. Rows that the file holds already
+are not measured again; the same in Markdown lies beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
-import platform
+import re
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,13 +29,15 @@ import torchvision_operators
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.bench import fold_norms, hardest, interleave, machine, ratio
+from sparsekern.bench import Ratio, fold_norms, hardest, interleave, machine, ratio
+from sparsekern.bench.atomic import write_atomically
 from sparsekern.cli.bench.cases import random_mask
 from sparsekern.kernels import cpu
 from sparsekern.masks import fit_block, maskable
 
 TOKENS = 128
 Made = tuple[nn.Module, Callable[[int], Any]]
+Forms = dict[str, tuple[Any, Any]]
 
 
 def torchvision_network(name: str) -> Made:
@@ -83,6 +88,18 @@ def call(model: Any, inputs: Any) -> Any:
     return output if isinstance(output, torch.Tensor) else output[0]
 
 
+class Clock:
+    """Seconds since it was made or last asked, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.began = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self.began = round(now - self.began, 1), now
+
+
 def channels_last(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
     if isinstance(inputs, dict) or inputs.dim() != 4:
         return model, inputs
@@ -90,16 +107,14 @@ def channels_last(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
     return copy.deepcopy(model).to(memory_format=kind), inputs.contiguous(memory_format=kind)
 
 
-def row(name: str, block: tuple[int, int], batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    """All variants of one network on one batch."""
-    source, _, about = name.partition(":")
-    torch.manual_seed(0)
-    model, draw = SOURCES[source](about)
-    model, inputs = masked_(model, options.sparsity, block), draw(batch)
+def forms_of(model: nn.Module, inputs: Any, block: tuple[int, int], clock: Clock) -> tuple[Forms, Any, int]:
+    """What is timed, with what it is called with; the report of the swap, and how much was folded after."""
     dense, given = channels_last(model, inputs)
-    swapped: Any = fold_norms(dense) if isinstance(given, torch.Tensor) else copy.deepcopy(dense)
-    report = sk.swap_(swapped, given, block=None if block == (1, 1) else block)
-    fused = sk.fuse_(swapped) if isinstance(given, torch.Tensor) else None
+    images = isinstance(given, torch.Tensor)
+    swapped: Any = fold_norms(dense) if images else copy.deepcopy(dense)
+    report = sk.swap_(swapped, given, block=block)
+    folded = len(sk.fuse_(swapped, given).folded) if images else 0
+    clock.lap("swap")
     forms = {
         "eager": (model, inputs),
         "eager_channels_last": (dense, given),
@@ -110,22 +125,40 @@ def row(name: str, block: tuple[int, int], batch: int, options: argparse.Namespa
     }
     if dense is model:
         forms = {form: made for form, made in forms.items() if not form.endswith("channels_last")}
+    return forms, report, folded
+
+
+def errors_of(forms: Forms) -> dict[str, float]:
+    """How far each form is from float64, in units of the largest output; ValueError if that is far."""
+    model, inputs = forms["eager"]
     want = call(copy.deepcopy(model).double(), {**inputs} if isinstance(inputs, dict) else inputs.double())
-    errors = {}
-    for form, made in forms.items():
-        errors[form] = float((call(*made).double() - want).abs().max() / want.abs().max())
-        if errors[form] > 1e-4:
-            raise ValueError(f"{name}: {form} is off by {errors[form]:.1e} of its largest output")
+    largest = want.abs().max()
+    errors = {form: float((call(*made) - want).abs().max() / largest) for form, made in forms.items()}
+    for form, error in errors.items():
+        if error > 1e-4:
+            raise ValueError(f"{form} is off by {error:.1e} of its largest output")
+    return errors
+
+
+def row(name: str, block: tuple[int, int], batch: int, options: argparse.Namespace) -> dict[str, Any]:
+    """All variants of one network on one batch."""
+    source, _, about = name.partition(":")
+    torch.manual_seed(0)
+    clock = Clock()
+    model, draw = SOURCES[source](about)
+    forms, report, folded = forms_of(
+        masked_(model, options.sparsity, block), draw(batch), block=block, clock=clock
+    )
+    errors = errors_of(forms)
+    clock.lap("compile")
     times = interleave({form: partial(call, *made) for form, made in forms.items()}, budget_s=options.budget)
+    clock.lap("timing")
     rivals = [form for form in times if not form.startswith("swapped")]
     ours = min(("swapped", "swapped_compiled"), key=lambda form: times[form].median_us)
     best, against_best = hardest(times, rivals, ours)
-    eager = "eager" if dense is model else "eager_channels_last"
+    eager = "eager_channels_last" if "eager_channels_last" in times else "eager"
     return {
-        "network": name,
-        "block": block,
-        "batch": batch,
-        "threads": torch.get_num_threads(),
+        **key_of(name, block, batch),
         "median_us": {form: timing.median_us for form, timing in times.items()},
         "errors": errors,
         "ours": ours,
@@ -134,10 +167,17 @@ def row(name: str, block: tuple[int, int], batch: int, options: argparse.Namespa
         "against_best_dense": asdict(against_best),
         "slower_than_dense": against_best.value < 0.99,
         "swapped": f"{len(report.swapped)} of {len(report.layers)}",
-        "folded": 0 if fused is None else len(fused.folded),
+        "folded": folded,
         "stayed_dense": dict(Counter(one.reason for one in report.layers if one.decision == "kept")),
         "undone": report.undone,
+        "swap_says": report.summary(),
+        "seconds": clock.laps,
     }
+
+
+def key_of(name: str, block: tuple[int, int], batch: int) -> dict[str, Any]:
+    """What tells one row from another."""
+    return {"network": name, "block": list(block), "batch": batch, "threads": torch.get_num_threads()}
 
 
 def overhead(budget_s: float) -> dict[str, Any]:
@@ -159,17 +199,82 @@ def overhead(budget_s: float) -> dict[str, Any]:
     return {"median_us": found, "over_F_linear_us": found["SparseLinear"] - found["F.linear"]}
 
 
-def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def rows(options: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """All that are asked for and not known yet."""
     for threads in options.threads:
         torch.set_num_threads(threads)
         for name in options.only:
             if name == "overhead":
-                yield {"overhead": overhead(options.budget), "threads": threads}
+                if not any("overhead" in one and one["threads"] == threads for one in known):
+                    yield {"overhead": overhead(options.budget), "threads": threads}
                 continue
-            for block in ((1, 1), (16, 1)):
-                for batch in options.batch:
+            for block, batch in itertools.product(((1, 1), (16, 1)), options.batch):
+                key = key_of(name, block, batch)
+                if not any(key.items() <= one.items() for one in known):
                     torch._dynamo.reset()
                     yield row(name, block, batch, options)
+
+
+# ---- the table
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """All rows as tables: times, and which layers stayed dense."""
+    own = [one for one in content["rows"] if "network" in one]
+    slow = [f"{title(one)} ({ratio_of(one)})" for one in own if one["slower_than_dense"]]
+    head = ("network", "blocks", "batch", "threads", "eager", "compiled", "swapped", "swapped, compiled")
+    rivals = ("against eager", "against best dense", "slower than it by more than 1 %")
+    cpu_of = content["machine"]
+    lines = [
+        f"{content['sparsity']:.0%} zeros, drawn at random; {cpu_of['cpu']}, {cpu_of['isa']}.",
+        "Times in ms, dense ones in the better of both memory formats.",
+        "",
+        *table((*head, *rivals), map(cells, own)),
+        "",
+        f"Slower than the best dense form by more than 1 %: {'; '.join(slow) or 'no row'}.",
+        "",
+        *table(("row", "swapped", "folded", "stayed dense, and why", "what swap_ says"), map(whys, own)),
+    ]
+    for one in content["rows"]:
+        if "overhead" in one:
+            us = one["overhead"]["over_F_linear_us"]
+            lines += ["", f"A call of a swapped layer, {one['threads']} threads: {us:.1f} us over F.linear."]
+    return "\n".join(lines) + "\n"
+
+
+def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
+
+
+def title(one: dict[str, Any]) -> str:
+    high, wide = one["block"]
+    return f"{one['network']}, {high}x{wide}, batch {one['batch']}, threads {one['threads']}"
+
+
+def ratio_of(one: dict[str, Any], rival: str = "best_dense") -> str:
+    return str(Ratio(**one[f"against_{rival}"]))
+
+
+def cells(one: dict[str, Any]) -> list[str]:
+    def fastest(form: str) -> str:
+        found = [us for name, us in one["median_us"].items() if name in (form, f"{form}_channels_last")]
+        return f"{min(found) / 1e3:.2f}"
+
+    high, wide = one["block"]
+    numbers = [str(one[name]) for name in ("batch", "threads")]
+    numbers += [fastest(form) for form in ("eager", "compiled", "swapped", "swapped_compiled")]
+    against = (ratio_of(one, "eager"), f"{ratio_of(one)}, {one['best_dense']}")
+    slower = "**yes**" if one["slower_than_dense"] else "no"
+    return [one["network"], f"{high}x{wide}", *numbers, *against, slower]
+
+
+def whys(one: dict[str, Any]) -> list[str]:
+    alike: Counter[str] = Counter()  # but for the figures of each layer, which are in the JSON file
+    for reason, count in one["stayed_dense"].items():
+        alike[re.sub(r"^[\d.]+x \(.*?\): |(?<=expected )[\d.]+ ", "", reason)] += count
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in alike.items())
+    return [title(one), one["swapped"], str(one["folded"]), reasons or "none", one["swap_says"]]
 
 
 def main() -> None:
@@ -181,17 +286,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--budget", type=float, default=5.0, help="seconds of timing for a row (%(default)s)")
-    parser.add_argument("--out", type=Path, help="a file for all of it, JSON")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; the table goes to .md beside it")
     options = parser.parse_args()
     torchvision_operators.declare()
-    content: dict[str, Any] = {"machine": machine.describe(cpu.isa()), "python": platform.python_version()}
-    content |= {"versions": machine.versions(), "sparsity": options.sparsity, "rows": []}
+    torch.set_num_threads(options.threads[0])
+    content: dict[str, Any] = {"machine": machine.describe(cpu.isa()), "versions": machine.versions()}
+    content |= {"sparsity": options.sparsity, "rows": []}
+    if options.out.exists():
+        before = json.loads(options.out.read_text("utf-8"))
+        if other := [name for name in content if name != "rows" and before.get(name) != content[name]]:
+            parser.error(f"{options.out} has rows of another {', '.join(other)}: expected a new file")
+        content = before
     with torch.no_grad():
-        for found in rows(options):
+        for found in rows(options, content["rows"]):
             content["rows"].append(found)
             print(json.dumps(found), flush=True)
-            if options.out is not None:
-                options.out.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+            write_atomically(options.out, (json.dumps(content, indent=1) + "\n").encode())
+    options.out.with_suffix(".md").write_text(markdown(content), "utf-8")
 
 
 if __name__ == "__main__":
