@@ -10,6 +10,22 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+def is_plain(x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
+    """Whether nothing of all that is asked below is at work: then the kernel's backend is called as it is.
+    Asked at once, since each question on its own costs a small layer more than its answer."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()
+        or torch._C._is_any_autocast_enabled()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or (
+            torch.is_grad_enabled()
+            and (x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad))
+        )
+    )
+
+
 def autocast_dtype(x: Tensor, values: Tensor) -> torch.dtype | None:
     """The dtype in which autocast wants the result of ``x`` and a weight's ``values``; None if it is not on,
     or leaves such a weight alone."""

@@ -20,7 +20,7 @@ from sparsekern.kernels import Plan
 from sparsekern.kernels.reference import activate, rows_of
 from sparsekern.kernels.select import PackedWeight
 from sparsekern.kernels.table import BY_NAME
-from sparsekern.ops.call import autocast_dtype, is_traced, is_transformed, needs_op, recorded
+from sparsekern.ops.call import autocast_dtype, is_plain, is_traced, is_transformed, needs_op, recorded
 
 # ---- schema
 
@@ -100,6 +100,8 @@ def linear(
 
 def linear_packed(x: Tensor, weight: PackedWeight, kernel: str, activation: str | None = None) -> Tensor:
     """:func:`linear` for a layer, which holds the tensors of its weight one by one."""
+    if is_plain(x, weight.values, weight.bias):
+        return BY_NAME[kernel].backend().run(x, weight, activation)
     autocast = autocast_dtype(x, weight.values)
     if autocast is not None:
         with torch.autocast(x.device.type, enabled=False):
