@@ -277,6 +277,11 @@ def whys(one: dict[str, Any]) -> list[str]:
     return [title(one), one["swapped"], str(one["folded"]), reasons or "none", one["swap_says"]]
 
 
+def keep(content: dict[str, Any], out: Path) -> None:
+    write_atomically(out, (json.dumps(content, indent=1) + "\n").encode())
+    out.with_suffix(".md").write_text(markdown(content), "utf-8")
+
+
 def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
@@ -289,20 +294,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file; the table goes to .md beside it")
     options = parser.parse_args()
     torchvision_operators.declare()
-    torch.set_num_threads(options.threads[0])
-    content: dict[str, Any] = {"machine": machine.describe(cpu.isa()), "versions": machine.versions()}
+    here = machine.describe(cpu.isa())
+    del here["threads"]  # each row has its own
+    content: dict[str, Any] = {"machine": here, "versions": machine.versions()}
     content |= {"sparsity": options.sparsity, "rows": []}
     if options.out.exists():
         before = json.loads(options.out.read_text("utf-8"))
         if other := [name for name in content if name != "rows" and before.get(name) != content[name]]:
             parser.error(f"{options.out} has rows of another {', '.join(other)}: expected a new file")
         content = before
+    keep(content, options.out)
     with torch.no_grad():
         for found in rows(options, content["rows"]):
             content["rows"].append(found)
             print(json.dumps(found), flush=True)
-            write_atomically(options.out, (json.dumps(content, indent=1) + "\n").encode())
-    options.out.with_suffix(".md").write_text(markdown(content), "utf-8")
+            keep(content, options.out)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def fold_calls_(
     calls = Counter(str(node.target) for node in model.graph.nodes if node.op == "call_module")
     found = {}
     for node in list(model.graph.nodes):
-        layer = layers.get(str(node.target)) if node.op == "call_module" else None
-        if layer is not None and layer.activation is None and calls[node.target] == 1 and len(node.args) == 1:
+        layer = layers.get(str(node.target)) if node.op == "call_module" and calls[node.target] == 1 else None
+        if layer is not None and layer.activation is None and len(node.args) == 1 and not node.kwargs:
             found[str(node.target)] = folder.fold_(node, layer)
     model.graph.lint()
     model.recompile()
