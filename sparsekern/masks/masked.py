@@ -131,10 +131,10 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def maskable(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers whose weight may be masked, nn.Linear and nn.Conv2d, by name in the model's order."""
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
-    }
+    """The layers whose weight may be masked, each an nn.Linear, nn.Conv1d or nn.Conv2d, by name in the
+    model's order."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
 def sparsity(model: nn.Module) -> float:
@@ -142,7 +142,7 @@ def sparsity(model: nn.Module) -> float:
     weights = [cast(Tensor, layer.weight) for layer in maskable(model).values()]
     total = sum(weight.numel() for weight in weights)
     if total == 0:
-        raise ValueError(f"{type(model).__name__} has no nn.Linear or nn.Conv2d weight")
+        raise ValueError(f"{type(model).__name__} has no nn.Linear, nn.Conv1d or nn.Conv2d weight")
     return sum(int((weight == 0).sum()) for weight in weights) / total
 
 

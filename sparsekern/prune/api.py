@@ -68,7 +68,7 @@ def prune_(
     ignore: Sequence[str] = (),
     context: Context | None = None,
 ) -> dict[str, Tensor]:
-    """Prune nn.Linear and nn.Conv2d weights of `model` in place; returns the masks by parameter name.
+    """Prune the weights of linear layers and convolutions in place; returns the masks by parameter name.
 
     sparsity: the target share of zeros, counted in elements and met as nearly as whole units allow: of each
     layer with `scope="layer"`, of all of them together with the others. criterion, scope: names in CRITERIA

@@ -145,7 +145,7 @@ class Fista(torch.optim.Optimizer):
 
 
 def penalised(model: nn.Module, strength: float, block: Sequence[int] = (1, 1)) -> list[dict[str, Any]]:
-    """Parameter groups for `Fista`: weights of nn.Linear and nn.Conv2d are penalised, the rest is not.
+    """Parameter groups for `Fista`: weights of maskable layers are penalised, the rest is not.
 
     ValueError if a weight carries a mask, for then the parameter is not what the layer computes with.
     """

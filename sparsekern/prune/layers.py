@@ -20,14 +20,14 @@ def pruned_layers(model: nn.Module, ignore: Sequence[str] = ()) -> dict[str, nn.
         raise ValueError(f"ignore: unknown layers {sorted(unknown)}, expected some of {list(layers)}")
     kept = {_weight(name): layer for name, layer in layers.items() if name not in ignore}
     if not kept:
-        raise ValueError(f"{type(model).__name__} has no nn.Linear or nn.Conv2d to prune")
+        raise ValueError(f"{type(model).__name__} has no nn.Linear, nn.Conv1d or nn.Conv2d to prune")
     return kept
 
 
 def by_layer(
     model: nn.Module, value: Value | Mapping[Key, Value], ignore: Sequence[str] = ()
 ) -> dict[str, Value]:
-    """The value for each weight of nn.Linear and nn.Conv2d, by parameter name, such as "fc1.weight".
+    """The value for each weight of `pruned_layers`, by parameter name, such as "fc1.weight".
 
     value: one for all, or a mapping whose keys are parameter names, "output" for the last layer in the
     model's order, or classes of layers. Of several keys that fit, the name comes first, then "output", then

@@ -50,7 +50,7 @@ def dense_gradients(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, T
 
     Where a weight is dead its own gradient is zero, so this asks for the slope of what the mask lets
     through. `loss` runs the model once, forward, and nothing is left in `.grad`. A weight that it does not
-    use gets zeros. ValueError if no nn.Linear or nn.Conv2d has a mask.
+    use gets zeros. ValueError if no layer has a mask.
     """
     masks = masks_of(model)
     layers = {name: layer for name, layer in pruned_layers(model).items() if name in masks}

@@ -108,7 +108,7 @@ def suggest_block(
     nothing.
 
     example_inputs: what the model is called with; each layer is timed on the input that it sees then.
-    sparsity: the share of zeros of every nn.Linear and nn.Conv2d; by default that of each layer's mask,
+    sparsity: the share of zeros of every maskable layer; by default that of each layer's mask,
     layers without one left out. time: see `masks.timer`; without one there, nothing is timed.
     permute: put hidden units in the best order first, as `regroup_` does, separately for each block, at its
     cost.
@@ -150,7 +150,7 @@ def _layers(model: nn.Module, sparsity: float | None) -> tuple[dict[str, Tensor]
             rates[name] = 1 - float(masks[name].double().mean()) if sparsity is None else sparsity
     if not scores:
         raise ValueError(
-            f"{type(model).__name__} has no masked layer, or with a sparsity no nn.Linear or nn.Conv2d"
+            f"{type(model).__name__} has no masked layer, or with a sparsity no layer that may be"
         )
     return scores, rates
 

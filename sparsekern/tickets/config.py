@@ -113,7 +113,7 @@ class SearchConfig:
         """The share that a round drops of each weight, by parameter name; the last one is the output's."""
         conv = self.rate if self.conv_rate is None else self.conv_rate
         last = self.rate / 2 if self.output_rate is None else self.output_rate
-        rates = {name: conv if mask.dim() == 4 else self.rate for name, mask in masks.items()}
+        rates = {name: conv if mask.dim() > 2 else self.rate for name, mask in masks.items()}
         rates[next(reversed(rates))] = last
         for pattern in self.ignore:
             whole = [name for name in masks if fnmatch(name.removesuffix(".weight"), pattern)]

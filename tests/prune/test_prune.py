@@ -202,7 +202,7 @@ def test_bad_input_is_named_and_changes_nothing() -> None:
         (r"layer 0.weight: .*convolution is expected, got shape \(8, 8\)", {"block": "kernels"}),
         (r"sparsity must be in \[0, 1\), got -0.5", {"sparsity": {nn.Linear: 0.5, "output": -0.5}}),
         (r"unknown layers \['fc'\], expected some of \['0', '1'\]", {"ignore": ["fc"]}),
-        ("no nn.Linear or nn.Conv2d to prune", {"ignore": ["0", "1"]}),
+        ("no nn.Linear, nn.Conv1d or nn.Conv2d to prune", {"ignore": ["0", "1"]}),
     ]
     for message, arguments in refusals:
         with pytest.raises(ValueError, match=message):

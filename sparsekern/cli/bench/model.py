@@ -173,7 +173,7 @@ def check(model: nn.Module, sets: Sequence[Sequence[TensorShape]]) -> None:
     """ValueError for a network with nothing to swap, or that does not run on one of the sets of inputs."""
     if not sparsity(model):
         raise ValueError(
-            f"{type(model).__name__} has no zeros in the weights of its nn.Linear and nn.Conv2d layers: "
+            f"{type(model).__name__} has no zeros in the weights of its linear layers and convolutions: "
             "expected a pruned network"
         )
     with torch.inference_mode():

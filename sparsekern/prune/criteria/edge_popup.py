@@ -56,7 +56,7 @@ def _require_share(sparsity: float) -> None:
 def signed_constant_(
     model: nn.Module, generator: torch.Generator | None = None, sparsity: float = 0.0
 ) -> None:
-    """Set every nn.Linear and nn.Conv2d weight to + or - the root of 2 / (fan in · (1 - sparsity)).
+    """Set every weight of `pruned_layers` to + or - the root of 2 / (fan in · (1 - sparsity)).
 
     The signs are random. The paper's best initialisation for edge-popup; with a `sparsity` above zero it is
     scaled for the share of the inputs that is left. ValueError for a sparsity outside [0, 1) or a weight that
@@ -70,7 +70,7 @@ def signed_constant_(
 
 
 def edge_popup_(model: nn.Module, sparsity: float = 0.5, generator: torch.Generator | None = None) -> None:
-    """Freeze every parameter and put trainable scores on each nn.Linear and nn.Conv2d weight, in place.
+    """Freeze every parameter and put trainable scores on each weight of `pruned_layers`, in place.
 
     Each layer keeps the share 1 - sparsity of its weights, to the nearest whole number. Any optimizer over
     `model.parameters()` then moves the scores alone; with biases at zero and BatchNorm as it starts the

@@ -18,13 +18,18 @@ from sparsekern.prune.layers import pruned_layers
 def unfolded(layer: nn.Module, inputs: Tensor) -> Tensor:
     """(samples, groups, features, positions): what meets the weights of one output at each of its positions.
 
-    `inputs` is what an nn.Linear (samples, ..., in) or nn.Conv2d (samples, in, height, width) is given.
-    Features are in the order of the weight, flattened to (out, features); an nn.Linear has one group.
+    `inputs` is what an nn.Linear (samples, ..., in), nn.Conv1d (samples, in, length) or nn.Conv2d (samples,
+    in, height, width) is given. Features are in the order of the weight, flattened to (out, features); an
+    nn.Linear has one group.
     """
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
         pads, zero = layer._reversed_padding_repeated_twice, layer.padding_mode == "zeros"
         padded = nn.functional.pad(inputs, pads, mode="constant" if zero else layer.padding_mode)
-        columns = nn.functional.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
+        line = isinstance(layer, nn.Conv1d)  # which is a map of one row
+        sizes = layer.kernel_size, layer.dilation, layer.stride
+        kernel, dilation, stride = ((1, *size) if line else size for size in sizes)
+        padded = padded.unsqueeze(-2) if line else padded
+        columns = nn.functional.unfold(padded, kernel, dilation, 0, stride)
         return columns.reshape(len(inputs), layer.groups, -1, columns.shape[2])
     return inputs.reshape(len(inputs), -1, inputs.shape[-1]).transpose(1, 2).unsqueeze(1)
 
@@ -59,7 +64,7 @@ def inputs_of(network: nn.Module, context: Context, criterion: str) -> list[Tens
     watch_inputs(network, context, criterion, see)
     if not found:
         raise ValueError(
-            f"{criterion}: the network never called an nn.Linear or nn.Conv2d of {context.name!r}"
+            f"{criterion}: the network never called an nn.Linear or convolution of {context.name!r}"
         )
     return found
 

@@ -12,7 +12,7 @@ from sparsekern.prune.layers import pruned_layers
 
 
 class Movement:
-    """Adds up -w · dL/dw over the steps of a training run, for every nn.Linear and nn.Conv2d weight.
+    """Adds up -w · dL/dw over the steps of a training run, for every weight of `pruned_layers`.
 
     ::
 

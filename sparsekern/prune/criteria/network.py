@@ -31,7 +31,7 @@ def plain_copy(context: Context, criterion: str) -> nn.Module:
 
 
 def weights_of(network: nn.Module) -> Weights:
-    """The weights of nn.Linear and nn.Conv2d by parameter name, without those that are computed."""
+    """The weights of `pruned_layers` by parameter name, without those that are computed."""
     return {
         name: layer.weight
         for name, layer in pruned_layers(network).items()
@@ -95,7 +95,7 @@ def scored_at_once(
 def _require_same(weights: Weights, weight: Tensor, context: Context, criterion: str) -> None:
     if context.name not in weights:
         raise ValueError(
-            f"{criterion} needs the name of a weight that nn.Linear or nn.Conv2d holds as a Parameter: "
+            f"{criterion} needs the name of a weight that a layer to prune holds as a Parameter: "
             f"one of {list(weights)} is expected, got {context.name!r}"
         )
     expected = weights[context.name]

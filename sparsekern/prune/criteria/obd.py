@@ -80,6 +80,6 @@ def _second_derivatives(layer: nn.Module, loss: Tensor, given: Tensor, probe: Te
 
 def _by_position(layer: nn.Module, outputs: Tensor) -> Tensor:
     """(samples, out, positions) of a layer's outputs, as `unfolded` has its inputs."""
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return outputs.flatten(2)
     return outputs.reshape(len(outputs), -1, outputs.shape[-1]).transpose(1, 2)

@@ -30,11 +30,12 @@ COLUMNS = 128
 def gram(layer: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
     """X Xᵀ / samples of all inputs: float64 (groups, k, k), with k the weights of one output.
 
-    inputs: tensors as the nn.Linear (samples, ..., in) or nn.Conv2d (samples, in, height, width) is given;
-    positions are summed over. ValueError for another layer, or without samples.
+    inputs: tensors as the nn.Linear (samples, ..., in), nn.Conv1d (samples, in, length) or nn.Conv2d
+    (samples, in, height, width) is given; positions are summed over. ValueError for another layer, or without
+    samples.
     """
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
-        raise ValueError(f"an nn.Linear or nn.Conv2d is expected, got {type(layer).__name__}")
+    if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+        raise ValueError(f"an nn.Linear, nn.Conv1d or nn.Conv2d is expected, got {type(layer).__name__}")
     total, samples = torch.zeros((), dtype=torch.float64), 0
     for given in inputs:
         columns = unfolded(layer, given.detach().double()).permute(1, 2, 0, 3).flatten(2)
@@ -91,7 +92,7 @@ def obs_update(weight: Tensor, mask: Tensor, hessian: Tensor) -> Tensor:
 def sparsegpt_(
     layer: nn.Module, inputs: Iterable[Tensor], sparsity: float = 0.5, block: BlockLike = (1, 1)
 ) -> Tensor:
-    """Prune an nn.Linear or nn.Conv2d and update what is left, in place; returns the mask put on it.
+    """Prune a linear layer or convolution and update what is left, in place; returns the mask put on it.
 
     SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774): column by column, and what goes of a column is made
     up for by the columns to its right. The mask is chosen for 128 columns at a time, for N:M along the inputs

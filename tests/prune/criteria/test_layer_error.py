@@ -16,6 +16,8 @@ from sparsekern.prune.structure import as_structure
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 4), (7, 6)),
     "sequence": (lambda: nn.Linear(6, 4), (3, 5, 6)),
+    "line": (lambda: nn.Conv1d(2, 4, 3, stride=2, padding=1), (3, 2, 7)),
+    "line in groups": (lambda: nn.Conv1d(4, 6, 2, dilation=2, groups=2, padding_mode="circular"), (3, 4, 9)),
     "conv": (lambda: nn.Conv2d(2, 4, 3, stride=2, padding=1), (3, 2, 6, 5)),
     "groups": (lambda: nn.Conv2d(4, 6, (1, 2), dilation=2, groups=2, bias=False), (3, 4, 4, 5)),
     "same": (lambda: nn.Conv2d(2, 3, (1, 3), padding="same"), (3, 2, 4, 5)),
@@ -60,7 +62,7 @@ def second_derivatives(layer: nn.Module, inputs: Tensor) -> Tensor:
     def half_squares(row: Tensor, out: int) -> Tensor:
         changed = torch.cat([weight[:out], row.reshape(1, *weight.shape[1:]), weight[out + 1 :]])
         outputs = torch.func.functional_call(layer, {"weight": changed}, (inputs,))
-        channel = outputs[:, out] if isinstance(layer, nn.Conv2d) else outputs[..., out]
+        channel = outputs[..., out] if isinstance(layer, nn.Linear) else outputs[:, out]
         return channel.square().sum() / 2 / len(inputs)
 
     return torch.stack(
@@ -240,8 +242,8 @@ def test_what_does_not_fit_is_refused_and_nothing_changed() -> None:
     for message, arguments in refusals:
         with pytest.raises(ValueError, match=message):
             sparsegpt_(layer, **{"inputs": inputs, **arguments})
-    with pytest.raises(ValueError, match=r"an nn.Linear or nn.Conv2d is expected, got Conv1d"):
-        sparsegpt_(nn.Conv1d(2, 2, 1), inputs)
+    with pytest.raises(ValueError, match=r"an nn.Linear, nn.Conv1d or nn.Conv2d is expected, got Conv3d"):
+        sparsegpt_(nn.Conv3d(2, 2, 1), inputs)
     with pytest.raises(ValueError, match="must lie in one group of 3 outputs, got 2 high"):
         sparsegpt_(nn.Conv2d(4, 6, 1, groups=2), [torch.randn(3, 4, 2, 2)], 0.5, Block(2, 1))
     assert torch.equal(layer.weight, before) and masks_of(layer) == {}
