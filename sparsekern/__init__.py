@@ -18,6 +18,7 @@ from sparsekern._version import __version__
 from sparsekern.formats import BlockSparse
 from sparsekern.masks import timer
 from sparsekern.nn import (
+    SparseConv1d,
     SparseConv2d,
     SparseLinear,
     SwapReport,
@@ -53,6 +54,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "BlockSparse",
+    "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",
     "SwapReport",

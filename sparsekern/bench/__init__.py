@@ -6,7 +6,7 @@ Both `swap_` and the benchmarks measure with this package.
 from __future__ import annotations
 
 from sparsekern.bench.dense import DENSE, best_dense
-from sparsekern.bench.dense_conv import DENSE_CONV2D, InLayout, fast_rounding
+from sparsekern.bench.dense_conv import DENSE_CONV2D, InLayout, as_conv2d, fast_rounding
 from sparsekern.bench.dense_fused import fold_norms
 from sparsekern.bench.dense_layers import OneDNNConv2d, OneDNNLinear
 from sparsekern.bench.dense_network import best_dense_model
@@ -21,6 +21,7 @@ __all__ = [
     "OneDNNLinear",
     "Ratio",
     "Timing",
+    "as_conv2d",
     "best_dense",
     "best_dense_model",
     "fast_rounding",

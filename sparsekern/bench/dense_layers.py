@@ -70,7 +70,7 @@ def baked(model: nn.Module) -> nn.Module:
     call."""
     copied = copy.deepcopy(model).eval()
     for layer in copied.modules():
-        if not is_plain(layer, nn.Linear, nn.Conv2d):
+        if not is_plain(layer, nn.Linear, nn.Conv1d, nn.Conv2d):
             continue
         if hasattr(layer, "weight_orig"):
             prune.remove(layer, "weight")  # type: ignore[no-untyped-call]

@@ -165,6 +165,23 @@ class PackedConv(NamedTuple):
                 f"got {residual.dtype} {_tuple(residual.shape)}"
             )
 
+    def check_line(self, x: Tensor, residual: Tensor | None = None) -> None:
+        """The same of shapes, as ``torch.nn.functional.conv1d`` raises it, for ``x`` (batch, in_, length) or
+        (in_, length), which a kernel (1, kw) takes as a map of one row."""
+        g = self.geometry
+        if x.dim() not in (2, 3):
+            raise _no_line(x)
+        if x.shape[-2] != g.in_:
+            raise _other_channels_of_line(g, x)
+        length = g.output_size(1, x.shape[-1])[1]
+        if length < 1:
+            raise _too_short(g, x.shape[-1])
+        if residual is not None and residual.shape != (*x.shape[:-2], g.out, length):
+            raise RuntimeError(
+                f"residual: expected {_tuple((*x.shape[:-2], g.out, length))}, the output's shape, "
+                f"got {_tuple(residual.shape)}"
+            )
+
     def empty_output(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """What ``run`` returns for ``x``, unwritten: for tracing."""
         self.check(x, residual)
@@ -195,6 +212,28 @@ def _other_channels(g: ConvGeometry, x: Tensor) -> RuntimeError:
     return RuntimeError(
         f"Given groups={g.groups}, weight of size {_list(g.weight_shape)}, expected input"
         f"{_list(x.shape)} to have {g.in_} channels, but got {x.shape[1]} channels instead"
+    )
+
+
+def _no_line(x: Tensor) -> RuntimeError:
+    return RuntimeError(
+        f"Expected 2D (unbatched) or 3D (batched) input to conv1d, but got input of size: {_list(x.shape)}"
+    )
+
+
+def _other_channels_of_line(g: ConvGeometry, x: Tensor) -> RuntimeError:
+    out, inner, _, taps = g.weight_shape
+    shape = x.shape if x.dim() == 3 else (1, *x.shape)
+    return RuntimeError(
+        f"Given groups={g.groups}, weight of size {_list((out, inner, taps))}, expected input"
+        f"{_list(shape)} to have {g.in_} channels, but got {shape[1]} channels instead"
+    )
+
+
+def _too_short(g: ConvGeometry, length: int) -> RuntimeError:
+    return RuntimeError(
+        f"Calculated padded input size per channel: ({g.padded_size(1, length)[1]}). "
+        f"Kernel size: ({g.reach()[1]}). Kernel size can't be greater than actual input size"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsekern.nn.conv2d import SparseConv2d
+from sparsekern.nn.conv import SparseConv1d, SparseConv2d
 from sparsekern.nn.explain import Explanation, explain
 from sparsekern.nn.files import load, save
 from sparsekern.nn.fuse import FusedLayer, FuseReport, fuse_
@@ -19,6 +19,7 @@ __all__ = [
     "FusedLayer",
     "LayerReport",
     "QuantizedSparseLinear",
+    "SparseConv1d",
     "SparseConv2d",
     "SparseLayer",
     "SparseLinear",

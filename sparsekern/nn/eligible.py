@@ -15,7 +15,6 @@ from sparsekern.nn.layer import SparseLayer
 LEFT_ALONE = {
     "torch.nn.modules.rnn.RNNBase": "torch multiplies by its weights inside one op",
     "torch.nn.modules.activation.MultiheadAttention": "torch multiplies by its weights inside one function",
-    "torch.nn.modules.conv.Conv1d": "no sparse kernel convolves in one dimension",
     "torch.nn.modules.conv.Conv3d": "no sparse kernel convolves in three dimensions",
     "torch.nn.modules.conv._ConvTransposeNd": "no sparse kernel convolves transposed",
     "torch.nn.modules.linear.Bilinear": "no sparse kernel multiplies by two inputs",
@@ -77,7 +76,7 @@ def _why_not(
         return "the layer stands in two places of the network"
     if any(p.is_meta for p in layer.parameters()):
         return "it is on the meta device: there are no numbers"
-    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+    if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups != 1:
         return f"it has {layer.groups} groups; kernels for convolutions take one"
     return made_special(layer)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sparsekern.nn.conv2d import SparseConv2d
+from sparsekern.nn.conv import SparseConv2d
 from sparsekern.nn.fuse_graph import activation_of, fold_calls_, has_hooks, only_user, sizes_of
 from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.quantized import QuantizedSparseLinear
@@ -66,10 +66,11 @@ def fuse_(model: nn.Module, example_inputs: Any = None) -> FuseReport:
     """Folds what follows swapped layers into them, in place; an ``nn.Identity`` stands where it stood.
 
     An ``nn.BatchNorm2d`` in eval mode that directly follows a ``SparseConv2d``, or an ``nn.BatchNorm1d`` a
-    ``SparseLinear``, goes into its values and its bias; an ``nn.ReLU`` or ``nn.GELU`` (not of tanh) that
-    follows then is applied by the kernel. Who follows whom is read from a symbolic trace of the model
-    (``torch.fx``), which sees no branch on the type of an input; a model that cannot be traced is searched
-    for neighbours in its ``nn.Sequential`` instead, whose members must not be called singly as well.
+    ``SparseConv1d`` or ``SparseLinear``, goes into its values and its bias; an ``nn.ReLU`` or ``nn.GELU``
+    (not of tanh) that follows then is applied by the kernel. Who follows whom is read from a symbolic trace
+    of the model (``torch.fx``), which sees no branch on the type of an input; a model that cannot be traced
+    is searched for neighbours in its ``nn.Sequential`` instead, whose members must not be called singly as
+    well.
     Modules that are used in several places are left alone, and so are functions, and what follows a layer
     that is called with a residual.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sparsekern.bench.graph import added, is_relu, only_reader
-from sparsekern.nn.conv2d import SparseConv2d
+from sparsekern.nn.conv import SparseConv2d
 from sparsekern.nn.layer import SparseLayer
 
 Size = tuple[torch.Size, torch.dtype]

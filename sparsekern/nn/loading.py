@@ -14,7 +14,7 @@ from sparsekern.bench.tensor_files import unpack
 from sparsekern.formats import BlockSparse, from_gaps
 from sparsekern.formats.block_sparse import INT32_MAX
 from sparsekern.kernels.select import ACTIVATIONS
-from sparsekern.nn.conv2d import SparseConv2d
+from sparsekern.nn.conv import SparseConv1d, SparseConv2d
 from sparsekern.nn.eligible import made_special
 from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.linear import SparseLinear
@@ -23,6 +23,7 @@ from sparsekern.nn.quantized import QuantizedSparseLinear
 Sparse = SparseLayer | QuantizedSparseLinear
 KINDS: dict[str, tuple[type[SparseLayer] | type[QuantizedSparseLinear], type[nn.Module]]] = {
     "SparseLinear": (SparseLinear, nn.Linear),
+    "SparseConv1d": (SparseConv1d, nn.Conv1d),
     "SparseConv2d": (SparseConv2d, nn.Conv2d),
     "QuantizedSparseLinear": (QuantizedSparseLinear, nn.Linear),
 }
@@ -125,7 +126,7 @@ def _checked(header: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], list[st
         for field, known in (("kind", tuple(KINDS)), ("activation", ACTIVATIONS)):
             if entry[field] not in known:
                 raise ValueError(f"{name}: {field}: expected one of {known}, got {entry[field]!r}")
-        for field, lengths, least in (("shape", (2, 4), 0), ("block", (2,), 1)):
+        for field, lengths, least in (("shape", (2, 3, 4), 0), ("block", (2,), 1)):
             sizes = entry[field]
             ints = isinstance(sizes, list) and all(type(s) is int and least <= s <= INT32_MAX for s in sizes)
             if not ints or len(sizes) not in lengths:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sparsekern.bench import DENSE, DENSE_CONV2D, Timing, hardest, interleave, keep_sparse
+from sparsekern.bench import DENSE, DENSE_CONV2D, Timing, as_conv2d, hardest, interleave, keep_sparse
 from sparsekern.bench.cuda import CudaClock, interleave_cuda
 from sparsekern.bench.machine import usable_cpus
 from sparsekern.kernels.triton.launch import FEW
@@ -58,8 +58,7 @@ def measure_layer(
         return kept(f"its input is {x.dtype}, its weight {weight.dtype}"), None
     if block is not None and fit_block(block, weight.shape) != block:
         return kept(f"block {block} does not fit in {tuple(weight.shape)}"), None
-    if isinstance(layer, nn.Conv2d) and x.dim() == 3:
-        x = x.unsqueeze(0)  # the dense implementations take batches
+    x = batched(layer, x)
     with torch.autocast(x.device.type, enabled=False):
         with _exact_float32():
             want = kind.compute(layer, x, weight, _bias(layer))
@@ -89,6 +88,12 @@ def measure_layer(
         return _contest(kept, candidates, (layer, weight, x), margin)
 
 
+def batched(layer: nn.Module, x: Tensor) -> Tensor:
+    """With a batch of one where a convolution is given none: its dense implementations take batches."""
+    lone = isinstance(layer, nn.Conv1d | nn.Conv2d) and x.dim() == len(layer.kernel_size) + 1
+    return x.unsqueeze(0) if lone else x
+
+
 @contextmanager
 def _exact_float32() -> Iterator[None]:
     """Inside, no product rounds float32 to TF32, so that two ways to make it can be compared."""
@@ -104,7 +109,7 @@ def _exact_float32() -> Iterator[None]:
 
 
 def _bias(layer: nn.Module) -> Tensor | None:
-    return layer.bias  # type: ignore[return-value]  # it is an nn.Linear or nn.Conv2d
+    return layer.bias  # type: ignore[return-value]  # it is of SWAPS
 
 
 def _contest(
@@ -122,14 +127,17 @@ def time_layers(
     """The times of sparse layers, and of every dense implementation that can serve in their place; the
     problem is the dense layer, its weight with its zeros, and x."""
     layer, weight, x = problem
-    if isinstance(layer, nn.Conv2d):
-        plain = cast(nn.Conv2d, next(iter(candidates.values())).empty_dense())
+    given = x
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        plain = cast("nn.Conv1d | nn.Conv2d", next(iter(candidates.values())).empty_dense())
         plain.weight, plain.bias = nn.Parameter(weight, False), layer.bias
-        prepared = {name: prepare(plain, x) for name, prepare in DENSE_CONV2D.items()}
+        if isinstance(plain, nn.Conv1d):
+            plain, given = as_conv2d(plain), x.unsqueeze(-2)
+        prepared = {name: prepare(plain, given) for name, prepare in DENSE_CONV2D.items()}
     else:
         prepared = {name: prepare(weight, _bias(layer), x) for name, prepare in DENSE.items()}
     dense = {name: call for name, call in prepared.items() if not isinstance(call, str)}
-    calls: dict[str, Callable[[], object]] = {name: partial(call, x) for name, call in dense.items()}
+    calls: dict[str, Callable[[], object]] = {name: partial(call, given) for name, call in dense.items()}
     time = partial(interleave_on_gpu, x.device) if x.device.type == "cuda" else interleave
     return time(calls | {name: partial(sparse, x) for name, sparse in candidates.items()})
 

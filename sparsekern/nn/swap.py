@@ -14,14 +14,18 @@ from torch import Tensor, fx, nn
 from sparsekern.bench import interleave, ratio
 from sparsekern.formats.block_sparse import INT32_MAX
 from sparsekern.masks import fit_block, mask_
-from sparsekern.nn.conv2d import SparseConv2d
+from sparsekern.nn.conv import Conv, SparseConv1d, SparseConv2d
 from sparsekern.nn.eligible import Site, sites
 from sparsekern.nn.layer import SparseLayer, effective_weight, share_of_zeros
 from sparsekern.nn.linear import SparseLinear
-from sparsekern.nn.measure import interleave_on_gpu, measure_layer, time_layers
+from sparsekern.nn.measure import batched, interleave_on_gpu, measure_layer, time_layers
 from sparsekern.nn.report import LayerReport, SwapReport
 
-SWAPS: dict[type[nn.Module], type[SparseLayer]] = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}
+SWAPS: dict[type[nn.Module], type[SparseLayer]] = {
+    nn.Linear: SparseLinear,
+    nn.Conv1d: SparseConv1d,
+    nn.Conv2d: SparseConv2d,
+}
 """What replaces what. A new layer kind is one file and one line here."""
 
 _RUN_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)
@@ -92,8 +96,7 @@ def time_block(
     with."""
     if not isinstance(layer, tuple(SWAPS)):
         return f"no sparse layer replaces {type(layer).__name__}"
-    if isinstance(layer, nn.Conv2d) and x.dim() == 3:
-        x = x.unsqueeze(0)
+    x = batched(layer, x)
     weight, _ = effective_weight(layer)
     weight = torch.where(mask, weight, 0)
     sparse = _kind_of(layer).from_layer(layer, fit_block(block, weight.shape), mask).eval()
@@ -153,7 +156,7 @@ def _restored(sparse: SparseLayer) -> nn.Module:
 
 
 def _original(sparse: SparseLayer) -> nn.Module:
-    original = cast("nn.Linear | nn.Conv2d | None", sparse.__dict__.get("_replaced"))
+    original = cast("nn.Linear | Conv | None", sparse.__dict__.get("_replaced"))
     if original is None:
         return sparse.dense_without_activation()
     if original.weight.device != sparse.values.device or original.weight.dtype != sparse.values.dtype:
@@ -176,7 +179,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _assign(layer: nn.Linear | nn.Conv2d, weight: Tensor, alive: Tensor) -> None:
+def _assign(layer: nn.Linear | Conv, weight: Tensor, alive: Tensor) -> None:
     """Writes a weight, and what of it is alive into the layer's own mask if it has one."""
     if hasattr(layer, "parametrizations"):
         mask_(layer, alive)

@@ -137,3 +137,17 @@ def conv2d_packed(
         y: Tensor = call(x, values, bias, residual, crow, col, index, geometry, kernel)
         return activate(y, activation)
     return BY_NAME[kernel].conv_backend().run(x, weight, activation, residual)
+
+
+def conv1d_packed(
+    x: Tensor,
+    weight: PackedConv,
+    kernel: str,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """:func:`conv2d_packed` of lines, (batch, in_, length) or (in_, length), taken as maps of one row.
+    Contiguous, as what ``torch.nn.functional.conv1d`` gives; errors are in its words too."""
+    weight.check_line(x, residual)
+    residual = None if residual is None else residual.unsqueeze(-2)
+    return conv2d_packed(x.contiguous().unsqueeze(-2), weight, kernel, activation, residual).squeeze(-2)

@@ -18,7 +18,8 @@ def weighty(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: m
         for name, m in model.named_modules()
-        if isinstance(m, nn.Linear | nn.Conv2d) or any(kind.__name__ in lone for kind in type(m).__mro__)
+        if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)
+        or any(kind.__name__ in lone for kind in type(m).__mro__)
     }
 
 
