@@ -73,6 +73,8 @@ EDGES = (
     truth.ConvCase(32, 7, (3, 2), (3, 1), 0.5, map=(5, 35), padding="same"),
     truth.ConvCase(90, 33, (1, 1), (24, 1), 0.7, map=(5, 7)),
     truth.ConvCase(20, 12, (3, 3), (1, 9), 0.8, map=(8, 9), padding=(1, 1)),
+    truth.ConvCase(20, 7, (1, 5), (1, 1), 0.6, map=(1, 61), padding=(0, 2)),
+    truth.ConvCase(37, 7, (1, 4), (8, 1), 0.6, map=(1, 90), stride=(1, 2), padding=(0, 3)),
 )
 
 

@@ -179,6 +179,10 @@ CONV_CASES = (
     ConvCase(12, 4, (2, 4), ONE, 0.5, map=(9, 10), padding="same", dilation=(3, 1)),
     ConvCase(12, 4, (1, 5), ONE, 0.5, map=(6, 9), padding=(0, 2), stride=(2, 1)),
     ConvCase(12, 4, (5, 1), ONE, 0.5, map=(9, 6), padding=(2, 0), stride=(1, 3)),
+    ConvCase(12, 5, (1, 3), ONE, 0.6, map=(1, 100), padding=(0, 1)),  # a line, which is cut into rows
+    ConvCase(24, 5, (1, 4), (8, 1), 0.6, map=(1, 77), stride=TWO, padding=(0, 4), dilation=(1, 2)),
+    ConvCase(12, 9, ONE, (3, 1), 0.6, map=(1, 45)),
+    ConvCase(12, 4, (1, 2), ONE, 0.6, map=(1, 20), stride=(3, 3)),  # a line shorter than most batches
     ConvCase(9, 6, THREE, ONE, 0.7, map=(15, 16), stride=THREE, padding=TWO, dilation=TWO),
     ConvCase(9, 6, THREE, ONE, 0.7, map=(15, 16), dilation=(2, 1), padding="valid"),
     ConvCase(9, 6, THREE, ONE, 0.7, map=(2, 33), padding=(5, 4)),  # more padding than map

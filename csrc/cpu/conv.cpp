@@ -104,10 +104,13 @@ ConvPlanes::~ConvPlanes() = default;
 
 namespace {
 
-std::vector<ConvStretch> stretches_of(const ConvArgs& a, const std::vector<ConvPiece>& pieces, int64_t kx) {
+// The same for every row of the slots, unless they are stretches of a line.
+std::vector<ConvStretch> stretches_of(const ConvArgs& a, const std::vector<ConvPiece>& pieces, int64_t kx,
+                                      int64_t row) {
   std::vector<ConvStretch> stretches;
   for (const ConvPiece& piece : pieces) {
-    const int64_t column = piece.column * a.stride_w + kx * a.dilation_w - a.pad_left;
+    const int64_t column =
+        (piece.first_row + row) * a.row_step + piece.column * a.stride_w + kx * a.dilation_w - a.pad_left;
     const int64_t low = column < 0 ? ceil_div(-column, a.stride_w) : 0;
     const int64_t inside = column < a.width ? ceil_div(a.width - column, a.stride_w) : 0;
     const int64_t high = std::min(piece.count, inside);
@@ -123,11 +126,13 @@ std::vector<ConvStretch> stretches_of(const ConvArgs& a, const std::vector<ConvP
 void ConvTile::plan_moves(int64_t width) {
   if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * width), -1);
   for (int64_t kx = 0; kx < a.kw; ++kx) {
-    const std::vector<ConvStretch> stretches = stretches_of(a, pieces, kx);
+    std::vector<ConvStretch> stretches = stretches_of(a, pieces, kx, row0);
     for (const ConvPlanes::Phase& phase : planes.phases)
-      for (int64_t i = 0; i < phase.rows; ++i)
+      for (int64_t i = 0; i < phase.rows; ++i) {
+        if (a.line != 0) stretches = stretches_of(a, pieces, kx, row0 + i);
         add_vector(stretches, int32_t((kx * planes.rows + phase.start + i) * width),
                    i * a.stride_h + phase.remainder, width);
+      }
   }
 }
 
@@ -152,12 +157,38 @@ void ConvTile::add_vector(const std::vector<ConvStretch>& stretches, int32_t to,
   }
 }
 
+namespace {
+
+ConvArgs with_lines_cut(ConvArgs a, int64_t lanes) {
+  const int64_t stretches = ceil_div(a.out_width, lanes);
+  a.stride_h = 1;
+  if (a.batch > stretches) {
+    a.height = a.out_height = a.batch;
+    a.x_strides.row = a.x_strides.image;
+    a.y_strides.row = a.y_strides.image;
+    a.batch = 1;
+  } else if (stretches > 1) {
+    a.line = a.out_width;
+    a.row_step = lanes * a.stride_w;
+    a.height = a.out_height = stretches;
+    a.out_width = lanes;
+    a.x_strides.row = 0;
+    a.y_strides.row = lanes * a.y_strides.column;
+  }
+  return a;
+}
+
+}  // namespace
+
 ConvArgs with_full_rows(ConvArgs a, int64_t lanes) {
   const bool alone = a.kh == 1 && a.kw == 1 && a.stride_h == 1 && a.stride_w == 1 &&
                      a.out_height == a.height && a.out_width == a.width && a.pad_top == 0 && a.pad_left == 0;
   const int64_t positions = a.out_height * a.out_width;
   const auto dense = [&](const MapStrides& s) { return s.row == a.width * s.column; };
-  if (!alone || positions % lanes != 0 || !dense(a.x_strides) || !dense(a.y_strides)) return a;
+  if (!alone || positions % lanes != 0 || !dense(a.x_strides) || !dense(a.y_strides)) {
+    const bool line = a.kh == 1 && a.height == 1 && a.out_height == 1 && a.pad_top == 0;
+    return line ? with_lines_cut(a, lanes) : a;
+  }
   a.height = a.out_height = positions / lanes;
   a.width = a.out_width = lanes;
   a.x_strides.row = lanes * a.x_strides.column;

@@ -44,7 +44,9 @@ struct ConvArgs {
   int64_t v;
   int64_t chunks;
   Activation activation;
-  bool full_rows = false;  // what with_full_rows has done
+  bool full_rows = false;          // what with_full_rows has done
+  int64_t line = 0, row_step = 0;  // where rows are stretches of a line: outputs of it; columns of x from one
+                                   // stretch to the next, which sees some of the same
 
   int64_t taps() const { return kh * kw; }
   int64_t block_rows() const { return (n + v - 1) / v; }
@@ -130,9 +132,16 @@ struct ConvTile {
     const int64_t left = a.out_height - piece.first_row - row0;
     return left < rows ? left : rows;
   }
+  // And how many of its lanes in such a row: the last stretch of a line may be shorter.
+  int64_t outputs_across(const ConvPiece& piece, int64_t row) const {
+    if (a.line == 0) return piece.count;
+    const int64_t left = a.line - (piece.first_row + row0 + row) * a.out_width - piece.column;
+    return left < piece.count ? left : piece.count;
+  }
 };
 
-// A 1 x 1 convolution sees no neighbours: its map may be cut into rows that fill vectors.
+// A 1 x 1 convolution sees no neighbours: its map may be cut into rows that fill vectors. So may a line, a
+// map of one row, whose stretches become rows, unless its batch is longer: then the batch becomes the rows.
 ConvArgs with_full_rows(ConvArgs a, int64_t lanes);
 
 struct ConvKernel {

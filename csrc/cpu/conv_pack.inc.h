@@ -102,11 +102,12 @@ inline void unpack_sums(const ConvTile& tile, int64_t first, int64_t last, const
     for (int64_t n = first; n < last; ++n)
       for (const ConvPiece& piece : tile.pieces) {
         if (n + kAhead < last) prefetch_output(tile, piece, n + kAhead);
-        const typename Vec::Mask mask = Vec::mask(piece.count);
         const float* from = sums + (n - first) * tile.rows * W + piece.lane;
-        for (int64_t row = 0; row < tile.outputs_down(piece); ++row)
+        for (int64_t row = 0; row < tile.outputs_down(piece); ++row) {
+          const typename Vec::Mask mask = Vec::mask(tile.outputs_across(piece, row));
           store_output<Vec>(a, start_of(tile, piece, row) + n * y.channel, Vec::load(from + row * W, mask),
                             mask);
+        }
       }
     return;
   }
@@ -120,7 +121,7 @@ inline void unpack_sums(const ConvTile& tile, int64_t first, int64_t last, const
       Vec::transpose(block);
       for (const ConvPiece& piece : tile.pieces)
         if (row < tile.outputs_down(piece))
-          for (int64_t i = 0; i < piece.count; ++i)
+          for (int64_t i = 0; i < tile.outputs_across(piece, row); ++i)
             store_output<Vec>(a, start_of(tile, piece, row) + i * y.column + n, block[piece.lane + i], mask);
     }
 }
