@@ -102,9 +102,11 @@ inline void unpack_sums(const ConvTile& tile, int64_t first, int64_t last, const
     for (int64_t n = first; n < last; ++n)
       for (const ConvPiece& piece : tile.pieces) {
         if (n + kAhead < last) prefetch_output(tile, piece, n + kAhead);
+        const int64_t rows = tile.outputs_down(piece);
         const float* from = sums + (n - first) * tile.rows * W + piece.lane;
-        for (int64_t row = 0; row < tile.outputs_down(piece); ++row) {
-          const typename Vec::Mask mask = Vec::mask(tile.outputs_across(piece, row));
+        typename Vec::Mask mask = Vec::mask(piece.count);
+        for (int64_t row = 0; row < rows; ++row) {
+          if (row == rows - 1) mask = Vec::mask(tile.outputs_across(piece, row));  // of no other row
           store_output<Vec>(a, start_of(tile, piece, row) + n * y.channel, Vec::load(from + row * W, mask),
                             mask);
         }
