@@ -108,17 +108,23 @@ inline Activation activation_of(int64_t number) {
   return Activation(number);
 }
 
-inline TensorHandle empty_like_rows(const Tensor& x, int64_t n) {
-  std::vector<int64_t> sizes(x.sizes(), x.sizes() + x.dim()), strides(sizes.size());
-  sizes.back() = n;
+// Contiguous.
+inline TensorHandle empty_of(const std::vector<int64_t>& sizes, int32_t dtype) {
+  std::vector<int64_t> strides(sizes.size());
   int64_t step = 1;
   for (size_t d = sizes.size(); d-- > 0; step *= sizes[d]) strides[d] = step;
   TensorHandle y = nullptr;
   const TorchApi& torch = torch_api();
-  check_torch(torch.aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
-                                             x.dtype_code(), torch.aoti_torch_device_type_cpu(), 0, &y),
+  check_torch(torch.aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
+                                             torch.aoti_torch_device_type_cpu(), 0, &y),
               "empty_strided");
   return y;
+}
+
+inline TensorHandle empty_like_rows(const Tensor& x, int64_t n) {
+  std::vector<int64_t> sizes(x.sizes(), x.sizes() + x.dim());
+  sizes.back() = n;
+  return empty_of(sizes, x.dtype_code());
 }
 
 // Enough tasks that torch's even split of them keeps every thread busy to the end, no more than that: each

@@ -114,6 +114,51 @@ void cpu_linear_pairs(StableValue* stack, uint64_t, uint64_t) {
   stack[0] = y.release();
 }
 
+// The convolution of x (N, H, W, in), of which the ints say the rest: out, in, the kernel, strides, padding
+// at the top, left, bottom and right, dilation.
+WordMap map_of(const Tensor& x, const StableValue* ints) {
+  const auto at = [&](int i) { return int64_t(ints[i]); };
+  if (x.dim() != 4 || !x.contiguous() || x.sizes()[3] != at(1) || at(1) % 2 != 0 ||
+      x.dtype_code() != kBfloat16Code)
+    throw std::invalid_argument("x: expected contiguous torch.bfloat16 (N, H, W, " + std::to_string(at(1)) +
+                                "), an even number of channels, got " + x.dtype() + " " + words_of_shape(x));
+  for (int i = 0; i < 12; ++i)
+    if (at(i) < (i >= 6 && i < 10 ? 0 : 1) || at(i) > INT32_MAX)
+      throw std::invalid_argument(
+          "expected channels, kernel, stride and dilation in [1, 2^31), padding in [0, 2^31)");
+  const int64_t height = x.sizes()[1], width = x.sizes()[2];
+  const int64_t down = height + at(6) + at(8) - at(10) * (at(2) - 1) - 1;
+  const int64_t across = width + at(7) + at(9) - at(11) * (at(3) - 1) - 1;
+  if (down < 0 || across < 0) throw std::invalid_argument("kernel: expected one that fits into x");
+  return {height, width,  at(1) / 2, down / at(4) + 1, across / at(5) + 1, at(2), at(3), at(4), at(5), at(6),
+          at(7),  at(10), at(11)};
+}
+
+// Arguments in the order of the schema, which is in kernels/cpu_conv_pairs.py.
+void cpu_conv2d_pairs(StableValue* stack, uint64_t, uint64_t) {
+  const Tensor x(stack[0]), values(stack[1]), bias(Tensor::unwrap(stack[2])), crow(stack[3]), col(stack[4]);
+  const WordMap map = map_of(x, stack + 5);
+  WordArgs args{};
+  args.n = int64_t(stack[5]), args.words = map.kh * map.kw * map.words, args.last_word = ~0u;
+  if (bias.defined()) check_bias(bias, values, args.n);
+  if (values.dtype_code() != kBfloat16Code)
+    throw std::invalid_argument("x is " + x.dtype() + ", the weight " + values.dtype() +
+                                "; expected one dtype");
+  check_blocks(values, crow, col, args, 2);
+  args.map = &map, args.activation = activation_of(int64_t(stack[18]));
+  args.x = x.data<uint32_t>(), args.m = x.sizes()[0] * map.out_height * map.out_width;
+  args.values = values.data<uint32_t>(), args.v = values.sizes()[1];
+  args.crow = crow.data<int32_t>(), args.col = col.data<int32_t>();
+  const WordKernel& kernel = kernel_of(pair_kernels(), int64_t(stack[17]), args.m);
+  std::optional<Rows> terms;
+  if (bias.defined()) args.bias = terms.emplace(bias, args.n).data;
+  Tensor y(reinterpret_cast<StableValue>(
+      empty_of({x.sizes()[0], map.out_height, map.out_width, args.n}, x.dtype_code())));
+  args.y = const_cast<uint16_t*>(y.data<uint16_t>()), args.dtype = Dtype::kBfloat16;
+  if (args.m != 0) run(kernel, args);
+  stack[0] = y.release();
+}
+
 // Rows of x as int8, each with its scale.
 struct QuadRows {
   std::unique_ptr<uint32_t[]> words;
@@ -177,6 +222,8 @@ void register_words() {
   check_torch(torch_api().aoti_torch_library_init_impl("sparsekern", "CPU", __FILE__, __LINE__, &library),
               "library_init");
   check_torch(torch_api().torch_library_impl(library, "cpu_linear_pairs", cpu_linear_pairs, kAbiVersion),
+              "library_impl");
+  check_torch(torch_api().torch_library_impl(library, "cpu_conv2d_pairs", cpu_conv2d_pairs, kAbiVersion),
               "library_impl");
   check_torch(torch_api().torch_library_impl(library, "cpu_linear_int8", cpu_linear_int8, kAbiVersion),
               "library_impl");

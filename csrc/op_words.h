@@ -1,4 +1,4 @@
-// sparsekern::cpu_linear_pairs and sparsekern::cpu_linear_int8: products with blocks whose inputs are
+// sparsekern::cpu_linear_pairs, cpu_conv2d_pairs and cpu_linear_int8: products with blocks whose inputs are
 // multiplied a word at a time.
 #pragma once
 

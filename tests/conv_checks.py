@@ -8,7 +8,7 @@ import truth
 from torch import Tensor, nn
 
 from sparsekern.formats import BlockSparse
-from sparsekern.kernels import KERNELS, Choice, Kernel, Problem, cpu_conv, make_plan
+from sparsekern.kernels import KERNELS, Choice, Kernel, Problem, cpu_conv, cpu_conv_pairs, make_plan
 from sparsekern.kernels.select import ConvBackend, PackedConv
 from sparsekern.kernels.table import BY_NAME
 from sparsekern.masks import as_matrix
@@ -18,6 +18,7 @@ from sparsekern.ops import conv2d
 
 # Every kernel of the C++ half by itself, whatever would be chosen.
 panels, rows = map(cpu_conv._Conv2d, ("panels", "rows"))
+amx_bf16, avx512_bf16 = map(cpu_conv_pairs._Conv2d, ("amx_bf16", "avx512_bf16"))
 
 
 def _variant(name: str, tallest: int, widest: int) -> Kernel:
@@ -28,7 +29,20 @@ def _variant(name: str, tallest: int, widest: int) -> Kernel:
     return Kernel(f"cpu_conv2d:{name}", "conv2d", f"conv_checks:{name}", refuse)
 
 
-VARIANTS = (_variant("panels", 3, 2**31), _variant("rows", 2**31, 1))
+def _pairs(feature: str) -> Kernel:
+    def refuse(problem: Problem) -> str | None:
+        lacks = None if feature in problem.features else f"this CPU lacks {feature}"
+        return BY_NAME["cpu_conv2d_pairs"].refuse(problem) or lacks
+
+    return Kernel(f"cpu_conv2d_pairs:{feature}", "conv2d", f"conv_checks:{feature}", refuse)
+
+
+VARIANTS = (
+    _variant("panels", 3, 2**31),
+    _variant("rows", 2**31, 1),
+    _pairs("amx_bf16"),
+    _pairs("avx512_bf16"),
+)
 CONV2D = tuple(kernel for kernel in KERNELS if kernel.op == "conv2d")
 ALL = (*VARIANTS, *CONV2D)
 

@@ -195,5 +195,5 @@ def test_what_is_not_for_it_is_refused_in_words() -> None:
 
 def test_the_table_knows_the_extensions_limits() -> None:
     assert _core.MOST_TAPS == MOST_TAPS
-    assert [kernel.name for kernel in VARIANTS] == [f"cpu_conv2d:{name}" for name in _core.CONV_KERNELS]
+    assert [kernel.name for kernel in VARIANTS[:2]] == [f"cpu_conv2d:{name}" for name in _core.CONV_KERNELS]
     assert [_core.choose_conv2d(v) for v in (1, 2, 3, 4, 16)] == ["panels"] * 3 + ["rows"] * 2

@@ -203,6 +203,12 @@ CONV_CASES = (
     ConvCase(20, 12, (2, 2), (1, 4), 0.8, map=(8, 9), stride=TWO),
     ConvCase(20, 6, THREE, (4, 4), 0.7, map=(8, 9), padding=ONE),  # the reference alone
     ConvCase(20, 5, THREE, (1, 7), 0.7, map=(8, 9), padding=ONE),  # ragged across
+    ConvCase(61, 6, THREE, (16, 2), 0.6, map=(8, 9), padding=ONE),  # pairs of channels, ragged
+    ConvCase(80, 40, (3, 2), (32, 2), 0.8, map=(13, 11), stride=(2, 1), padding="valid", dilation=(1, 2)),
+    ConvCase(48, 70, ONE, (48, 2), 0.8, map=(5, 7)),
+    ConvCase(16, 4, (5, 5), (16, 2), 1.0, map=(9, 8), padding=TWO),
+    ConvCase(16, 7, THREE, (16, 2), 0.5, map=(5, 5)),  # the reference alone: channels are odd
+    ConvCase(16, 8, (1, 2), (16, 2), 0.5, map=(5, 5)),  # and here a block is a kernel
     ConvCase(20, 8, THREE, ONE, 0.7, map=(8, 9), padding=ONE, groups=2),
     ConvCase(16, 16, THREE, (2, 1), 0.7, map=(8, 9), padding=ONE, groups=16),
 )

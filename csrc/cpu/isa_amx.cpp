@@ -93,6 +93,8 @@ struct Quads {
 
 #include "cpu/words_quantize.inc.h"
 
+#include "cpu/words_pack.inc.h"
+
 #include "cpu/words_tiles.inc.h"
 
 // Linux lends the registers of tiles to a process that asks for them, once for all of its threads.

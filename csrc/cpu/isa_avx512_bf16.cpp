@@ -49,6 +49,8 @@ struct Pairs {
   }
 };
 
+#include "cpu/words_pack.inc.h"
+
 #include "cpu/words_outputs.inc.h"
 
 bool supported() { return supports_zmm() && __builtin_cpu_supports("avx512bf16"); }

@@ -55,6 +55,8 @@ struct Quads {
   }
 };
 
+#include "cpu/words_pack.inc.h"
+
 #include "cpu/words_outputs.inc.h"
 
 bool supported() { return supports_zmm() && __builtin_cpu_supports("avx512vnni"); }

@@ -13,11 +13,19 @@ namespace sparsekern {
 
 constexpr int64_t kWordOutputs = 16;  // outputs of a block that are computed side by side
 
+// Of a convolution: rows of x are what output positions see, for each tap the words of one position of an
+// image that lies channels last, zeros where that is outside. Columns are (tap, word).
+struct WordMap {
+  int64_t height, width, words;  // of an image; words of a position
+  int64_t out_height, out_width, kh, kw, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+};
+
 // y[m][n] = activation(x W^T + bias), W in block-sparse rows as LinearArgs says, but of words: the word of
 // nonzero block j and its output i at values[j * v + i].
 struct WordArgs {
-  const uint32_t* x;  // of a ragged last word, what lies beyond the inputs is zero
-  int64_t x_stride;   // words from one row of x to the next
+  const uint32_t* x;   // of a ragged last word, what lies beyond the inputs is zero
+  int64_t x_stride;    // words from one row of x to the next
+  const WordMap* map;  // of a convolution, else null
   const uint32_t* values;
   const int32_t* crow;
   const int32_t* col;     // in words

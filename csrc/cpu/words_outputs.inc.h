@@ -96,11 +96,10 @@ struct WordOutputs {
     const auto cut = [&](int64_t chunk) { return chunk_begin(a, chunk); };
     for_each_tile(a, begin, end, cut, [&](int64_t tile, int64_t first, int64_t last) {
       const int64_t row = tile_begin(a.m, count, tile), rows = tile_begin(a.m, count, tile + 1) - row;
-      const uint32_t* x = a.x + row * a.x_stride;
-      // Only moved, as numbers they mean nothing.
-      if (rows > 1)
-        pack_group<Zmm>(reinterpret_cast<const float*>(x), a.x_stride, rows, a.words, rows, scratch);
-      rows_of<kRows>(rows)(a, row, first, last, rows > 1 ? reinterpret_cast<uint32_t*>(scratch) : x);
+      const bool packed = rows > 1 || a.map;
+      if (packed) pack_words(a, row, rows, rows, scratch);
+      rows_of<kRows>(rows)(a, row, first, last,
+                           packed ? reinterpret_cast<uint32_t*>(scratch) : a.x + row * a.x_stride);
     });
   }
 };

@@ -168,9 +168,9 @@ struct WordTiles {
       const int64_t v0 = tile_begin(vectors(a), count, tile), v1 = tile_begin(vectors(a), count, tile + 1);
       const int64_t row = v0 * kTileSide, stop = v1 * kTileSide < a.m ? v1 * kTileSide : a.m;
       float* packed = scratch + kOtherFloats + 2 * weight_floats(a);
-      // Only moved, as numbers they mean nothing.
-      const auto* x = reinterpret_cast<const float*>(a.x + row * a.x_stride);
-      pack_lanes<Zmm>(x, a.x_stride, stop - row, a.words, v1 - v0, packed);
+      for (int64_t v = 0; v < v1 - v0; ++v)
+        pack_words(a, row + v * kTileSide, stop - row - v * kTileSide, (v1 - v0) * kTileSide,
+                   packed + v * kTileSide);
       for (int64_t b = first; b < last; ++b) block_row(a, b, row, stop, packed, scratch);
     });
     _tile_release();

@@ -53,6 +53,17 @@ def _refuse_cpu_conv(problem: Problem) -> str | None:
     return None
 
 
+def _refuse_conv_pairs(problem: Problem) -> str | None:
+    if reason := _refuse_pairs(problem):
+        return reason
+    if problem.groups != 1:
+        return f"takes one group, got {problem.groups}"
+    channels = problem.k // problem.taps
+    if channels % 2 or problem.taps == 2:  # two columns of a kernel of two taps are one channel's
+        return f"takes pairs of channels at one place of the kernel, got {channels} for {problem.taps} taps"
+    return None
+
+
 def _refuse_triton(problem: Problem) -> str | None:
     if problem.device != "cuda":
         return f"runs on CUDA devices, the weight is on {problem.device}"
@@ -93,6 +104,7 @@ KERNELS = (
     Kernel("triton_linear", "linear", "sparsekern.kernels.triton.bsr_linear:linear", _refuse_triton),
     Kernel("reference_linear", "linear", "sparsekern.kernels.reference:linear", _refuse_nothing),
     Kernel("cpu_conv2d", "conv2d", "sparsekern.kernels.cpu_conv:conv2d", _refuse_cpu_conv),
+    Kernel("cpu_conv2d_pairs", "conv2d", "sparsekern.kernels.cpu_conv_pairs:conv2d", _refuse_conv_pairs),
     Kernel("triton_conv2d", "conv2d", "sparsekern.kernels.triton.bsr_conv2d:conv2d", _refuse_triton_conv),
     Kernel("reference_conv2d", "conv2d", "sparsekern.kernels.reference:conv2d", _refuse_nothing),
 )

@@ -13,7 +13,7 @@ from sparsekern.kernels.table import BY_NAME
 from sparsekern.nn.layer import SparseLayer
 from sparsekern.ops import conv1d_packed, conv2d_packed
 
-CONV_BLOCKS = ((1, 1), (8, 1), (16, 1), (32, 1))
+CONV_BLOCKS = ((1, 1), (8, 1), (16, 1), (32, 1), (16, 2), (32, 2))
 """Blocks that ``block=None`` and ``swap_`` consider."""
 
 _COPIED = (

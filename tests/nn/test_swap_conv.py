@@ -14,6 +14,7 @@ from torch.nn.utils import prune as torch_prune
 import sparsekern as sk
 import sparsekern.nn.measure as measure
 from sparsekern.bench import DENSE_CONV2D
+from sparsekern.kernels import cpu
 from sparsekern.masks import mask_
 
 FAST = {name: 100.0 for name in DENSE_CONV2D} | {"sparse": 50.0, "before": 2.0, "after": 1.0}
@@ -130,6 +131,16 @@ def test_blocks_are_given_or_chosen(clock: Callable[..., None]) -> None:
     assert {layer.block for layer in sk.swap_(model, images(), block=(1, 9)).swapped} >= {(1, 9)}
     report = sk.swap_(network(), images(), block=(32, 1))
     assert "block (32, 1) does not fit in (16, 32, 1, 1)" in report.layers[3].reason
+
+
+@pytest.mark.skipif(not cpu.features(), reason="needs AVX512_BF16")
+def test_pairs_of_channels_are_swapped_in(clock: Callable[..., None]) -> None:
+    clock(**(FAST | {"(16, 2)": 40.0}))
+    conv = truth.ConvCase(64, 256, (3, 3), (16, 2), 0.95, padding=(1, 1)).conv(torch.bfloat16)
+    model, x = nn.Sequential(conv), torch.randn(2, 256, 9, 8).bfloat16()
+    (report,) = sk.swap_(model, x).layers
+    assert (report.decision, report.block, report.kernel) == ("swapped", (16, 2), "cpu_conv2d_pairs")
+    truth.assert_close(model(x), truth.conv2d(conv, x), truth.conv_bound(conv, x, None, torch.bfloat16))
 
 
 def test_what_is_left_alone_says_why() -> None:
