@@ -143,7 +143,9 @@ class SparseLayer(nn.Module):
             whole = [block for block in GPU_BLOCKS if fit_block(block, weight.shape) == block]
             if whole:
                 return whole
-        return list(dict.fromkeys(fit_block(block, weight.shape) for block in cls.blocks))
+        # Pairs of inputs are what instructions for bfloat16 take, and nothing else.
+        blocks = [block for block in cls.blocks if block[1] == 1 or weight.dtype is torch.bfloat16]
+        return list(dict.fromkeys(fit_block(block, weight.shape) for block in blocks))
 
     @classmethod
     def expected_cost(
