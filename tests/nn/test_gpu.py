@@ -19,7 +19,7 @@ from sparsekern.nn import layer, measure
 
 
 def weight_on(device: str, *shape: int) -> Any:
-    return SimpleNamespace(device=torch.device(device), shape=torch.Size(shape))
+    return SimpleNamespace(device=torch.device(device), shape=torch.Size(shape), dtype=torch.float32)
 
 
 def test_blocks_are_those_of_the_device() -> None:
