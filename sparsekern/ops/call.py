@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
-def is_plain(x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
+def is_plain(*tensors: Tensor | None) -> bool:
     """Whether nothing of all that is asked below is at work: then the kernel's backend is called as it is.
     Asked at once, since each question on its own costs a small layer more than its answer."""
     return not (
@@ -19,10 +19,7 @@ def is_plain(x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
         or torch._C._is_any_autocast_enabled()
         or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or (
-            torch.is_grad_enabled()
-            and (x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad))
-        )
+        or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
     )
 
 

@@ -16,7 +16,7 @@ from sparsekern.kernels import Plan
 from sparsekern.kernels.reference import activate, conv2d_of
 from sparsekern.kernels.select import ConvGeometry, PackedConv
 from sparsekern.kernels.table import BY_NAME
-from sparsekern.ops.call import autocast_dtype, is_traced, is_transformed, needs_op, recorded
+from sparsekern.ops.call import autocast_dtype, is_plain, is_traced, is_transformed, needs_op, recorded
 
 # ---- schema
 
@@ -121,6 +121,8 @@ def conv2d_packed(
 ) -> Tensor:
     """:func:`conv2d` for a layer, which holds the tensors of its weight one by one."""
     values, bias, crow, col, index, geometry = weight
+    if x.dim() == 4 and is_plain(x, values, bias, residual):
+        return BY_NAME[kernel].conv_backend().run(x, weight, activation, residual)
     autocast = autocast_dtype(x, values)
     if autocast is not None:
         with torch.autocast(x.device.type, enabled=False):
