@@ -37,6 +37,25 @@ def build_and_run(compiler: str, flags: list[str], runner: list[str], folder: Pa
     return outputs
 
 
+_ASKS_FOR_LINES = """
+#include "cpu/unroll.h"
+namespace {
+__attribute__((noinline)) void ask(const float* p, long rows) { for (long i = 0; i < rows; ++i) prefetch_line(p + i * 16); }
+__attribute__((noinline)) void ask_to_write(float* p, long rows) { for (long i = 0; i < rows; ++i) prefetch_to_write(p + i * 16); }
+}
+void walk(float* p, long n, long rows) { for (long i = 0; i < n; ++i) ask(p + i * 99, rows), ask_to_write(p, i); }
+"""
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+def test_no_prefetch_is_deleted(tmp_path: Path) -> None:
+    """GCC 12 deletes calls of functions that do nothing but prefetch; nothing but the speed shows it."""
+    (tmp_path / "walk.cpp").write_text(_ASKS_FOR_LINES)
+    command = ["g++", "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "-S", "-o", "-", "walk.cpp"]
+    assembly = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert len([line for line in assembly.splitlines() if "\tpref" in line or "\tprfm" in line]) >= 2
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_no_byte_beyond_a_buffer_and_no_undefined_behaviour(tmp_path: Path) -> None:
     # -Og compiles the bodies of all ISAs in half the time of -O1
