@@ -39,11 +39,10 @@ def build_and_run(compiler: str, flags: list[str], runner: list[str], folder: Pa
 
 _ASKS_FOR_LINES = """
 #include "cpu/unroll.h"
-namespace {
-__attribute__((noinline)) void ask(const float* p, long rows) { for (long i = 0; i < rows; ++i) prefetch_line(p + i * 16); }
-__attribute__((noinline)) void ask_to_write(float* p, long rows) { for (long i = 0; i < rows; ++i) prefetch_to_write(p + i * 16); }
-}
-void walk(float* p, long n, long rows) { for (long i = 0; i < n; ++i) ask(p + i * 99, rows), ask_to_write(p, i); }
+#define HELPER __attribute__((noinline)) static void
+HELPER ask(const float* p, long n) { while (n--) prefetch_line(p + n * 16); }
+HELPER ask_to_write(float* p, long n) { while (n--) prefetch_to_write(p + n * 16); }
+void walk(float* p, long n) { for (long i = 0; i < n; ++i) ask(p + i * 99, n), ask_to_write(p, i); }
 """
 
 

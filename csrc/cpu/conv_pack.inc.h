@@ -11,10 +11,16 @@ struct StridedLoad {
     for (int i = 0; i < W; ++i) steps[i] = int32_t(i * of);
   }
 
-  typename Vec::T operator()(const float* x, int64_t count, typename Vec::Mask mask) const {
+  // Nothing behind the last element is touched.
+  typename Vec::T whole(const float* x) const {
+    if (stride == 1) return Vec::load(x);
+    if (stride > 2) return Vec::gather(x, steps);
+    return Vec::even(Vec::load(x), Vec::load(x + W, Vec::mask(W - 1)));
+  }
+  typename Vec::T part(const float* x, int64_t count, typename Vec::Mask mask) const {
     if (stride == 1) return Vec::load(x, mask);
     if (stride > 2) return Vec::gather(x, steps, mask);
-    const int64_t reach = 2 * count - 1, low = reach < W ? reach : W;  // nothing behind the last is touched
+    const int64_t reach = 2 * count - 1, low = reach < W ? reach : W;
     return Vec::even(Vec::load(x, Vec::mask(low)), Vec::load(x + low, Vec::mask(reach - low)));
   }
 };
@@ -24,15 +30,13 @@ template <class Vec>
 inline void pack_channels(const ConvTile& tile, const int32_t* live, int64_t channels, float* packed) {
   const ConvArgs& a = tile.a;
   const StridedLoad<Vec> load(a.stride_w);
-  const typename Vec::Mask all = Vec::mask(Vec::width);
   for (int64_t i = 0; i < channels; ++i, packed += tile.planes.of_group * Vec::width) {
     const float* x = a.x + live[i] * a.x_strides.channel;
     for (const int32_t to : tile.zeros) Vec::store(packed + to, Vec::zero());
-    for (const ConvMove& move : tile.whole)
-      Vec::store(packed + move.to, load(x + move.from, Vec::width, all));
+    for (const ConvMove& move : tile.whole) Vec::store(packed + move.to, load.whole(x + move.from));
     for (const ConvMove& move : tile.parts) {
       const typename Vec::Mask mask = Vec::mask(move.count);
-      Vec::store(packed + move.to, load(x + move.from, move.count, mask), mask);
+      Vec::store(packed + move.to, load.part(x + move.from, move.count, mask), mask);
     }
   }
 }
