@@ -10,7 +10,8 @@ from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.linear import SparseLinear
 from sparsekern.nn.quantized import QuantizedSparseLinear
 from sparsekern.nn.report import LayerReport, SwapReport
-from sparsekern.nn.swap import SWAPS, restore_, swap_, time_block
+from sparsekern.nn.restore import restore_
+from sparsekern.nn.swap import SWAPS, swap_, time_block
 
 __all__ = [
     "SWAPS",

@@ -3,7 +3,8 @@
 A file holds what the state dict holds, but of a sparse layer ``values`` (int8 with ``scales``), ``bias``, the
 places of its blocks as bytes (formats/gaps.py), and one bit for each stored weight where some are pruned. The
 JSON header (bench/tensor_files.py) says for each such layer what it is; which modules are an ``nn.Identity``,
-as ``fuse_`` leaves them; which names share a tensor; and a digest of everything. Nothing in it is executed.
+as ``fuse_`` leaves them; which names share a tensor; in which networks images lie in another format than
+outside; and a digest of everything. Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sparsekern._version import __version__
 from sparsekern.bench.atomic import write_atomically
 from sparsekern.bench.tensor_files import FORMAT, pack, read, write
 from sparsekern.formats import BlockSparse, to_gaps
+from sparsekern.nn import layout
 from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.loading import FIELDS, KINDS, Sparse, changes_of, prefix_of, shape_of, state_of, ties_of
 
@@ -112,7 +114,8 @@ def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
         described = (kind, list(shape_of(layer)), list(layer.block), dtype, layer.activation)
         layers[name] = dict(zip(FIELDS, described, strict=True))
     identities = [name for name, module in model.named_modules() if type(module) is nn.Identity]
-    return tensors, {"layers": layers, "identities": identities, "tied": tied}
+    images = {name: inside for name, module in model.named_modules() if (inside := layout.kept(module))}
+    return tensors, {"layers": layers, "identities": identities, "tied": tied, "images": images}
 
 
 def _matrix(layer: Sparse) -> BlockSparse:

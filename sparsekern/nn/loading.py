@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import permutations
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from sparsekern.bench.tensor_files import unpack
 from sparsekern.formats import BlockSparse, from_gaps
 from sparsekern.formats.block_sparse import INT32_MAX
 from sparsekern.kernels.select import ACTIVATIONS
+from sparsekern.nn import layout
 from sparsekern.nn.conv import SparseConv1d, SparseConv2d
 from sparsekern.nn.eligible import made_special
 from sparsekern.nn.layer import SparseLayer
@@ -99,6 +101,7 @@ def changes_of(model: nn.Module, tensors: dict[str, Tensor], header: dict[str, A
             raise ValueError(f"{name}: {error}") from error
     for name in identities:
         changes += _identity(model, name, modules.get(name))
+    changes += _laid_out(modules, header.get("images"))
     gone = tuple(prefix_of(name) for name in (*layers, *identities))
     wanted = {name: value for name, value in wanted.items() if not name.startswith(gone)}
     for name, module in modules.items():
@@ -132,6 +135,15 @@ def _checked(header: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], list[st
             if not ints or len(sizes) not in lengths:
                 raise ValueError(f"{name}: {field}: expected {lengths[0]} ints or more, got {sizes!r}")
     return layers, identities, tied
+
+
+def _laid_out(modules: dict[str, nn.Module], images: object) -> list[_Change]:
+    both = [[inside, outside] for inside, outside in permutations(layout.FORMATS)]
+    if not isinstance(images, dict) or any(ends not in both for ends in images.values()):
+        raise ValueError(f"header field 'images': expected one of {both} by name, got {images!r}")
+    if missing := sorted(images.keys() - modules.keys()):
+        raise ValueError(f"{missing[0]}: expected a module whose images lie {images[missing[0]]}, got none")
+    return [partial(layout.keep_, modules[name], *ends) for name, ends in images.items()]
 
 
 def _check_ties(tensors: dict[str, Tensor], ties: dict[str, str]) -> None:

@@ -38,7 +38,8 @@ class SwapReport:
 
     ``before_us`` and ``after_us`` are medians of the whole network's call, measured interleaved; ``speedup``
     is their ratio with its 95 % interval; ``undone`` says that everything was put back because the network
-    had become slower.
+    had become slower. ``inside`` is the memory format in which images lie inside the network now, if it is
+    another one than that of the inputs.
     """
 
     layers: tuple[LayerReport, ...]
@@ -46,6 +47,7 @@ class SwapReport:
     after_us: float | None = None
     speedup: Ratio | None = None
     undone: bool = False
+    inside: str | None = None
 
     @property
     def swapped(self) -> tuple[LayerReport, ...]:
@@ -66,6 +68,8 @@ class SwapReport:
     def summary(self) -> str:
         """One sentence on the whole."""
         count = f"{len(self.swapped)} of {len(self.layers)} layers swapped"
+        if self.inside is not None:
+            count += f", images {self.inside} inside"
         if self.speedup is None or self.before_us is None or self.after_us is None:
             return f"{count}; the network was not timed"
         times = f"{self.before_us:.1f} us before, {self.after_us:.1f} us after, {self.speedup}"

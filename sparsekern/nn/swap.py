@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from sparsekern.bench import interleave, ratio
 from sparsekern.formats.block_sparse import INT32_MAX
-from sparsekern.masks import fit_block, mask_
-from sparsekern.nn.conv import Conv, SparseConv1d, SparseConv2d
+from sparsekern.masks import fit_block
+from sparsekern.nn import layout
+from sparsekern.nn.conv import SparseConv1d, SparseConv2d
 from sparsekern.nn.eligible import Site, sites
 from sparsekern.nn.layer import SparseLayer, effective_weight, share_of_zeros
 from sparsekern.nn.linear import SparseLinear
-from sparsekern.nn.measure import batched, interleave_on_gpu, measure_layer, time_layers
+from sparsekern.nn.measure import batched, measure_layer, time_layers
+from sparsekern.nn.prove import Choice, call, prove_, put
 from sparsekern.nn.report import LayerReport, SwapReport
 
 SWAPS: dict[type[nn.Module], type[SparseLayer]] = {
@@ -49,6 +50,10 @@ def swap_(
     dense one by ``margin`` with the whole 95 % interval above 1. In the end the whole network is timed before
     against after, and everything is put back if it became slower. Nothing is ever swapped in silence: see the
     report.
+
+    Where convolutions were timed, all of that is done with the images in the other memory format too, if the
+    network computes the same on them. If it is faster so, two hooks on ``model`` convert the images that it
+    is called with, and those that it returns: what is seen from outside stays as it was.
 
     On a GPU it is the GPU's clock that counts, launches included. Candidates that nobody tuned for such an
     input are tuned before they are timed, which takes some seconds a layer, and what was found is kept on
@@ -108,101 +113,8 @@ def time_block(
     return min(timing.median_us for timing in times.values()), ours
 
 
-def restore_(model: nn.Module) -> int:
-    """Puts back every layer that ``swap_`` replaced, the very same objects; returns how many.
-
-    Values that were trained meanwhile are written into the layer that comes back. A sparse layer that was
-    made by hand, copied or loaded, or into which ``fuse_`` folded another, knows no such layer: it becomes a
-    plain one with the same weight. Where it has an activation, an ``nn.Sequential`` of the dense layer and
-    the activation takes its place.
-
-    Raises:
-        ValueError: ``model`` is a sparse layer itself, or one in it is called with a residual, as ``fuse_``
-            makes graphs do: plain layers take none. Nothing is changed then.
-    """
-    _refuse_residuals(model)
-    if isinstance(model, SparseLayer):
-        raise ValueError(
-            f"restore_ replaces layers inside a module; got a bare {type(model).__name__}: use its to_dense"
-        )
-    found: dict[SparseLayer, nn.Module] = {}
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, SparseLayer):
-                found[child] = parent._modules[name] = found[child] if child in found else _restored(child)
-    return len(found)
-
-
-def _refuse_residuals(model: nn.Module) -> None:
-    for graph in (module for module in model.modules() if isinstance(module, fx.GraphModule)):
-        modules = dict(graph.named_modules())
-        for node in graph.graph.nodes:
-            layer = modules.get(str(node.target)) if node.op == "call_module" else None
-            if isinstance(layer, SparseLayer) and (len(node.args) > 1 or node.kwargs):
-                raise ValueError(
-                    f"{node.target} is called with a residual, which an nn.{layer.dense_name} does not take; "
-                    "expected restore_ before fuse_, or a copy from before it"
-                )
-
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
-
-
-def _restored(sparse: SparseLayer) -> nn.Module:
-    dense = _original(sparse)
-    if sparse.activation is None:
-        return dense
-    return nn.Sequential(dense, _ACTIVATIONS[sparse.activation]()).train(sparse.training)
-
-
-def _original(sparse: SparseLayer) -> nn.Module:
-    original = cast("nn.Linear | Conv | None", sparse.__dict__.get("_replaced"))
-    if original is None:
-        return sparse.dense_without_activation()
-    if original.weight.device != sparse.values.device or original.weight.dtype != sparse.values.dtype:
-        original.to(sparse.values)
-    weight, alive = sparse.weight.detach(), sparse.mask
-    before, before_alive = effective_weight(original)
-    with torch.no_grad():
-        if not _equal(weight, before) or bool((alive & ~before_alive).any()):
-            _assign(original, weight, alive)
-        if original.bias is not sparse.bias and original.bias is not None and sparse.bias is not None:
-            original.bias.copy_(sparse.bias)
-    for name, parameter in original.named_parameters():
-        if name != "bias":
-            parameter.requires_grad_(sparse.values.requires_grad)
-    return original.train(sparse.training)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether all numbers are the same; NaN is the same as NaN."""
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
-def _assign(layer: nn.Linear | Conv, weight: Tensor, alive: Tensor) -> None:
-    """Writes a weight, and what of it is alive into the layer's own mask if it has one."""
-    if hasattr(layer, "parametrizations"):
-        mask_(layer, alive)
-        layer.weight = weight  # behind the mask, through Masked.right_inverse
-    elif hasattr(layer, "weight_orig"):
-        cast(Tensor, layer.weight_mask).copy_(alive)
-        cast(Tensor, layer.weight_orig).copy_(weight)
-        layer.weight = weight  # torch.nn.utils.prune makes it anew in forward only
-    else:
-        layer.weight.copy_(weight)
-
-
 def _kind_of(layer: nn.Module) -> type[SparseLayer]:
     return next(sparse for dense, sparse in SWAPS.items() if isinstance(layer, dense))
-
-
-def _applies_mask(layer: nn.Module) -> bool:
-    return hasattr(layer, "parametrizations") or hasattr(layer, "weight_orig")
-
-
-def _put(site: Site, sparse: SparseLayer) -> None:
-    sparse.__dict__["_replaced"] = site.layer  # not a submodule: invisible to parameters() and state_dict()
-    site.parent._modules[site.child] = sparse
 
 
 def _check(model: nn.Module, example_inputs: Any, threshold: float | str) -> None:
@@ -222,7 +134,7 @@ def _swap_by_threshold(found: list[Site], threshold: float, block: tuple[int, in
     outcome = [_by_threshold(site, threshold, block) for site in found]
     for site, (_, sparse) in zip(found, outcome, strict=True):
         if sparse is not None:
-            _put(site, sparse)
+            put(site, sparse)
     return SwapReport(tuple(report for report, _ in outcome))
 
 
@@ -246,22 +158,68 @@ def _by_threshold(
     return LayerReport(site.name, kind.dense_name, share, None, None, "kept", reason), None
 
 
+_Outcome = dict[str, tuple[LayerReport, SparseLayer | None]]
+"""By the name of its site, what was measured of a layer, and what goes in its place."""
+
+
 def _swap_by_measurement(
     model: nn.Module, found: list[Site], example_inputs: Any, rule: tuple[tuple[int, int] | None, float]
 ) -> SwapReport:
-    modes = [site.layer.training for site in found]
+    modes = {site.name: site.layer.training for site in found}
     with evaluating(model):
-        inputs = _capture(model, found, example_inputs)
-        outcome = [_try(site, inputs.get(site.name), *rule) for site in found]
-        layers = tuple(report for report, _ in outcome)
-        chosen = [
-            (site, sparse) for site, (_, sparse) in zip(found, outcome, strict=True) if sparse is not None
-        ]
-        report = _prove(model, chosen, layers, example_inputs)
-    for (_, sparse), training in zip(outcome, modes, strict=True):
-        if sparse is not None:
-            sparse.train(training)
+        outcomes: dict[str | None, _Outcome] = {None: _measure(model, found, example_inputs, rule)}
+        if other := _other_format(model, outcomes[None], example_inputs):
+            images = [site for site in found if site.kind == "Conv2d"]
+            given = layout.lay_out(example_inputs, other)
+            outcomes[other] = outcomes[None] | _measure(model, images, given, rule)
+        choices = [_choice(found, outcome, inside) for inside, outcome in outcomes.items()]
+        report = prove_(model, choices, example_inputs)
+    for choice in choices:
+        for site, sparse in choice.chosen:
+            sparse.train(modes[site.name])
     return report
+
+
+def _measure(
+    model: nn.Module, found: list[Site], inputs: Any, rule: tuple[tuple[int, int] | None, float]
+) -> _Outcome:
+    seen = _capture(model, found, inputs)
+    return {site.name: _try(site, seen.get(site.name), *rule) for site in found}
+
+
+def _choice(found: list[Site], outcome: _Outcome, inside: str | None) -> Choice:
+    of_sites = [(site, *outcome[site.name]) for site in found]
+    chosen = tuple((site, sparse) for site, _, sparse in of_sites if sparse is not None)
+    return Choice(tuple(report for _, report, _ in of_sites), chosen, inside)
+
+
+def _other_format(model: nn.Module, outcome: _Outcome, example_inputs: Any) -> str | None:
+    """How images might lie inside the network instead, if one of its convolutions was worth timing."""
+    timed = any(report.kind == "Conv2d" and report.sparse_us is not None for report, _ in outcome.values())
+    given = layout.format_of(example_inputs)
+    if not timed or given is None or layout.kept(model) is not None:
+        return None
+    other = next(name for name in layout.FORMATS if name != given)
+    return other if _computes_the_same(model, example_inputs, layout.lay_out(example_inputs, other)) else None
+
+
+def _computes_the_same(model: nn.Module, inputs: Any, laid_out: Any) -> bool:
+    """A network that views its images as vectors does not run on the other format, or mixes them up."""
+    want = tree_leaves(call(model, inputs))
+    try:
+        got = tree_leaves(call(model, laid_out))
+        return len(got) == len(want) and all(map(_alike, got, want))
+    except _RUN_ERRORS:
+        return False
+
+
+def _alike(got: object, want: object) -> bool:
+    if not isinstance(got, Tensor) or not isinstance(want, Tensor):
+        return got == want
+    if got.shape != want.shape or not want.numel() or not want.is_floating_point():
+        return torch.equal(got, want)
+    largest = want.nan_to_num(0, 0, 0).abs().max()  # what is summed in another order is off by its rounding
+    return torch.allclose(got, want, 0, float(largest) * torch.finfo(want.dtype).eps ** 0.5, equal_nan=True)
 
 
 def _capture(model: nn.Module, found: list[Site], example_inputs: Any) -> dict[str, Tensor]:
@@ -276,7 +234,7 @@ def _capture(model: nn.Module, found: list[Site], example_inputs: Any) -> dict[s
 
         hooks.append(site.layer.register_forward_pre_hook(remember))
     try:
-        _call(model, example_inputs)
+        call(model, example_inputs)
     except _RUN_ERRORS as error:
         raise ValueError(
             f"example_inputs do not run: {type(model).__name__} raised {type(error).__name__}: {error}"
@@ -297,61 +255,6 @@ def _try(
         reason = "the example inputs never reach its forward with one tensor"
         return LayerReport(site.name, kind, None, None, None, "kept", reason), None
     return measure_layer((site.name, site.layer), _kind_of(site.layer), x, block, margin)
-
-
-def _prove(
-    model: nn.Module,
-    chosen: list[tuple[Site, SparseLayer]],
-    layers: tuple[LayerReport, ...],
-    example_inputs: Any,
-) -> SwapReport:
-    """Times the whole network with and without the chosen layers, and leaves in place what is faster.
-
-    A masked layer applies its mask in every call. It stands for dense with its zeros baked in: sparse must
-    not win by that.
-    """
-    if not chosen:
-        return SwapReport(layers)
-    dense = [
-        (site, sparse.dense_without_activation() if _applies_mask(site.layer) else site.layer)
-        for site, sparse in chosen
-    ]
-
-    def before() -> None:
-        for site, layer in dense:
-            site.parent._modules[site.child] = layer
-        _call(model, example_inputs)
-
-    def after() -> None:
-        for site, sparse in chosen:
-            site.parent._modules[site.child] = sparse
-        _call(model, example_inputs)
-
-    device, undone = chosen[0][1].values.device, True
-    time = partial(interleave_on_gpu, device) if device.type == "cuda" else interleave
-    try:
-        times = time({"before": before, "after": after}, budget_s=2.0)
-        speedup = ratio(times["before"], times["after"])
-        undone = speedup.value < 1
-    finally:  # also when the model fails in a later call, or the user has had enough
-        for site, sparse in chosen:
-            site.parent._modules[site.child] = site.layer
-            if not undone:
-                _put(site, sparse)
-    if undone:
-        layers = tuple(
-            replace(layer, decision="kept", reason="put back: the whole network had become slower")
-            if layer.decision == "swapped"
-            else layer
-            for layer in layers
-        )
-    return SwapReport(layers, times["before"].median_us, times["after"].median_us, speedup, undone)
-
-
-def _call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 import sparsekern.nn.measure as measure
-import sparsekern.nn.swap as swap_module
+import sparsekern.nn.prove as prove
 from sparsekern.bench import Timing
 
 
@@ -23,6 +23,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return {name: Timing(name, (t, t * 1.01, t * 0.99, t, t)) for name, t in times.items()}
 
         monkeypatch.setattr(measure, "interleave", interleave)
-        monkeypatch.setattr(swap_module, "interleave", interleave)
+        monkeypatch.setattr(prove, "interleave", interleave)
 
     return set_clock
