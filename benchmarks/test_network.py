@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from timed import TINY
 from timed_forms import time_form
 
-from sparsekern.cli.bench.forms import DENSE_FORMS, SPARSE_FORMS, Calls, Outcome, make_forms
+from sparsekern.cli.bench.forms import FORMS, Calls, Outcome, make_forms
 from sparsekern.cli.bench.network import NetworkCase, of_case
 from sparsekern.cli.bench.presets import NETWORKS
 
@@ -28,7 +28,7 @@ def made(case: NetworkCase) -> tuple[Outcome, Calls]:
     return outcome, make_forms(outcome, *of_case(case))
 
 
-@pytest.mark.parametrize("form", [*DENSE_FORMS, *SPARSE_FORMS])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_network(benchmark: BenchmarkFixture, case: NetworkCase, form: str) -> None:
     time_form(benchmark, made(case), form)

@@ -18,7 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from timed_forms import time_form
 
 from sparsekern import zoo
-from sparsekern.cli.bench.forms import DENSE_FORMS, SPARSE_FORMS, Calls, Outcome, make_forms
+from sparsekern.cli.bench.forms import FORMS, Calls, Outcome, make_forms
 from sparsekern.cli.bench.model import plain, ticket_network
 
 
@@ -30,7 +30,7 @@ def made(path: str) -> tuple[Outcome, Calls]:
     return outcome, make_forms(outcome, model, (x,), None)
 
 
-@pytest.mark.parametrize("form", [*DENSE_FORMS, *SPARSE_FORMS])
+@pytest.mark.parametrize("form", FORMS)
 def test_ticket(benchmark: BenchmarkFixture, form: str) -> None:
     if not (path := os.environ.get("SPARSEKERN_TICKET")):
         pytest.skip("SPARSEKERN_TICKET names no ticket of `sparsekern run`")

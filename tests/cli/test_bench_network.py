@@ -14,7 +14,7 @@ from sparsekern import zoo
 from sparsekern.bench import Timing
 from sparsekern.cli import main
 from sparsekern.cli.bench import forms, network
-from sparsekern.cli.bench.forms import DENSE_FORMS, SPARSE_FORMS, Outcome
+from sparsekern.cli.bench.forms import DENSE_FORMS, FORMS, SWAPPED, Outcome
 from sparsekern.cli.bench.network import NetworkCase, masked_network
 from sparsekern.cli.bench.presets import NETWORKS
 from sparsekern.masks import maskable
@@ -42,7 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_networks_that_are_timed_are_in_the_zoo() -> None:
-    assert set(NETWORKS) <= set(zoo.MODELS) and len(set(DENSE_FORMS) & set(SPARSE_FORMS)) == 0
+    assert set(NETWORKS) <= set(zoo.MODELS) and SWAPPED not in DENSE_FORMS
 
 
 @pytest.mark.parametrize("block", [(1, 1), (16, 1)], ids=str)
@@ -68,13 +68,13 @@ def test_a_run_prints_decisions_and_a_table_and_writes_every_form(
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert said.err == "" and "1 thread(s)" in lines[0]
-    assert sum(text.startswith("small, batch 1: swapped") for text in lines) == 1
+    assert sum(text == "small, batch 1" for text in lines) == 1
     assert sum(text.endswith(" modules folded into sparse layers") for text in lines) == 2
     assert sum(text.startswith("conv2 ") for text in lines) == 2
     rows = [text for text in lines if text.startswith("| small |")]
     assert [text.split("|")[2:5] for text in rows] == [[f" {batch} ", " 80 % ", " 1x1 "] for batch in (1, 3)]
     records = [json.loads(text) for text in path.read_text("utf-8").splitlines()]
-    assert {record["provider"] for record in records} == {*DENSE_FORMS, *SPARSE_FORMS}
+    assert {record["provider"] for record in records} == set(FORMS)
     assert records[0]["problem"] == {
         "op": "network",
         "network": "small",
@@ -108,11 +108,10 @@ def test_a_wrong_dense_form_is_not_timed(small: None, monkeypatch: pytest.Monkey
     assert "onnxruntime" not in outcome.times and {"torch", "fused"} <= set(outcome.times)
 
 
-def test_the_faster_swapped_form_is_compared() -> None:
-    times = {"torch": 9.0, "fused": 6.0, "onnxruntime": 2.0, "swapped": 4.0, "swapped_channels_last": 3.0}
+def test_the_swapped_form_is_compared() -> None:
+    times = {"torch": 9.0, "fused": 6.0, "onnxruntime": 2.0, "swapped": 3.0}
     outcome = Outcome(NetworkCase("small", 1, 0.9, (1, 1)))
     outcome.times = {name: Timing(name, (time,) * 5) for name, time in times.items()}
-    assert outcome.ours == "swapped_channels_last"
     ratios = [outcome.against("torch"), outcome.against(*DENSE_FORMS[:-1]), outcome.against("onnxruntime")]
     assert [ratio.value for ratio in ratios if ratio] == pytest.approx([3.0, 2.0, 2 / 3])
     assert outcome.against("onednn") is None

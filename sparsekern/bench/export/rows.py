@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sparsekern.bench.record import Record, strict_json
 from sparsekern.bench.timing import Ratio, Timing, ratio
 
-OURS = ("sparsekern", "swapped", "swapped_channels_last")
+OURS = ("sparsekern", "swapped")
 EAGER = "torch"
 
 

@@ -23,7 +23,8 @@ from sparsekern.nn import SwapReport, fuse_, swap_
 
 ONNX = "onnxruntime"
 DENSE_FORMS = ("torch", "onednn", "channels_last", "onednn_opaque", "fused", ONNX)
-SPARSE_FORMS = ("swapped", "swapped_channels_last")
+SWAPPED = "swapped"
+FORMS = (*DENSE_FORMS, SWAPPED)
 
 # Largest error of a form against float64, in units of the largest output; float32 rounds to 6e-8, in many
 # layers.
@@ -38,34 +39,27 @@ RUN_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, Attribu
 
 @dataclass
 class Outcome:
-    """What was measured of one network: `times` and `errors` by form, or the `refusals` in words; by sparse
-    form, `reports` on every layer and how many modules were `folded`; by form, `bytes` in memory (parameters
-    and buffers) and in a safetensors file."""
+    """What was measured of one network: `times` and `errors` by form, or the `refusals` in words; of the
+    swapped one, the `report` on every layer and how many modules were `folded`; by form, `bytes` in memory
+    (parameters and buffers) and in a safetensors file."""
 
     case: Any
     times: Mapping[str, Timing] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
-    reports: dict[str, SwapReport] = field(default_factory=dict)
-    folded: dict[str, int] = field(default_factory=dict)
+    report: SwapReport | None = None
+    folded: int = 0
     bytes: dict[str, Pair] = field(default_factory=dict)
 
-    @property
-    def ours(self) -> str:
-        """The faster of the sparse forms."""
-        return min(
-            (form for form in SPARSE_FORMS if form in self.times), key=lambda form: self.times[form].median_us
-        )
-
     def against(self, *forms: str) -> Ratio | None:
-        """Speed-up of the faster sparse form over the one of these that it beats by least; None without
+        """Speed-up of the swapped network over the form of these that it beats by least; None without
         them."""
         timed = [form for form in forms if form in self.times]
-        return hardest(self.times, timed, self.ours)[1] if timed else None
+        return hardest(self.times, timed, SWAPPED)[1] if timed else None
 
     def decisions(self) -> str:
-        """What was done with each layer in the faster sparse form."""
-        return f"{self.reports[self.ours]}\n{self.folded[self.ours]} modules folded into sparse layers"
+        """What was done with each layer."""
+        return f"{self.report}\n{self.folded} modules folded into sparse layers"
 
     def write(self, problem: Mapping[str, object], journal: Journal) -> None:
         """A record for each form."""
@@ -79,8 +73,8 @@ class Outcome:
             known[form] = {**timed(timing), **against, "error": self.errors[form]}
             if form in self.bytes:
                 known[form] |= dict(zip(("memory_bytes", "file_bytes"), self.bytes[form], strict=True))
-            if form in self.reports:
-                known[form]["layers"] = self.reports[form].to_json()["layers"]
+            if form == SWAPPED and self.report is not None:
+                known[form]["layers"] = self.report.to_json()["layers"]
         journal.add(problem, known)
 
 
@@ -105,18 +99,17 @@ def make_forms(outcome: Outcome, model: nn.Module, inputs: Inputs, block: Pair |
         forms: dict[str, Any] = {**best_dense_model(model, inputs), ONNX: _onnxruntime(model, inputs)}
         without = {*DENSE_FORMS} - {*forms}
         outcome.refusals |= {form: "the network has no plain convolution" for form in without}
-        forms |= _swapped(model, inputs, outcome, block)
+        forms[SWAPPED] = _swapped(model, inputs, outcome, block)
         state = dense_state(model)
         outcome.bytes["torch"] = (sum(_nbytes(value) for value in state.values()), _file_bytes(state))
         for name, form in forms.items():
             if isinstance(form, str):
                 outcome.refusals[name] = form
                 continue
-            given = tuple(map(channels_last, inputs)) if name == "swapped_channels_last" else inputs
-            error = float((form(*given).double() - want).abs().max() / want.abs().max().clamp_min(1e-300))
+            error = float((form(*inputs).double() - want).abs().max() / want.abs().max().clamp_min(1e-300))
             if error <= ERROR_LIMIT:
-                outcome.errors[name], calls[name] = error, partial(form, *given)
-            elif name in SPARSE_FORMS:
+                outcome.errors[name], calls[name] = error, partial(form, *inputs)
+            elif name == SWAPPED:
                 raise ValueError(
                     f"{name} {outcome.case} is off by {error:.1e} of its largest output, expected at most "
                     f"{ERROR_LIMIT}"
@@ -144,31 +137,14 @@ def truth(model: nn.Module, inputs: Inputs) -> Tensor:
     return want
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """An image batch in this memory format, anything else as it is."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def _swapped(
-    model: nn.Module, inputs: Inputs, outcome: Outcome, block: Pair | None
-) -> dict[str, nn.Module | str]:
-    """Folded like the best dense form where that can be, then swapped and fused, in both memory formats."""
-    found: dict[str, nn.Module | str] = {}
-    for name in SPARSE_FORMS:
-        last = name == "swapped_channels_last"
-        if last and not any(x.dim() == 4 for x in inputs):
-            outcome.refusals[name] = "no input is a batch of images"
-            continue
-        network: Any = _folded(model)
-        if last:
-            network.to(memory_format=torch.channels_last)
-        given = tuple(map(channels_last, inputs)) if last else inputs
-        outcome.reports[name] = swap_(network, given, block=block)
-        outcome.folded[name] = len(fuse_(network, given).folded)
-        memory = sum(_nbytes(value) for value in (*network.parameters(), *network.buffers()))
-        outcome.bytes[name] = (memory, _file_bytes(network.state_dict()))
-        found[name] = network
-    return found
+def _swapped(model: nn.Module, inputs: Inputs, outcome: Outcome, block: Pair | None) -> nn.Module:
+    """Folded like the best dense form where that can be, then swapped and fused."""
+    network = _folded(model)
+    outcome.report = swap_(network, inputs, block=block)
+    outcome.folded = len(fuse_(network, inputs).folded)
+    memory = sum(_nbytes(value) for value in (*network.parameters(), *network.buffers()))
+    outcome.bytes[SWAPPED] = (memory, _file_bytes(network.state_dict()))
+    return network
 
 
 def _folded(model: nn.Module) -> nn.Module:

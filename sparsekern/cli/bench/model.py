@@ -24,9 +24,10 @@ from sparsekern.cli.arguments import TensorShape
 from sparsekern.cli.bench.command import look_at_machine
 from sparsekern.cli.bench.forms import (
     DENSE_FORMS,
+    FORMS,
     ONNX,
     RUN_ERRORS,
-    SPARSE_FORMS,
+    SWAPPED,
     Outcome,
     measure_forms,
     truth,
@@ -94,7 +95,7 @@ def time_model(
     """Time a network that holds its effective weights on one set of inputs, if the journal does not have it;
     print and write it."""
     case = ModelCase(name, " ".join(map(str, shapes)), round(sparsity(model), 6))
-    if journal.has(about(case), (*DENSE_FORMS, *SPARSE_FORMS)):
+    if journal.has(about(case), FORMS):
         say(f"{case} on {case.input} is in {journal.path}", sys.stdout)
         return
     time = partial(interleave, rounds=SAMPLES, min_sample_us=0.0, budget_s=budget_s)
@@ -197,7 +198,7 @@ def _draw(shapes: Sequence[TensorShape]) -> tuple[Tensor, ...]:
 
 def _about(outcome: Outcome, rows: int) -> Iterator[str]:
     case = outcome.case
-    yield f"{case.model} on {case.input}, {100 * case.sparsity:.2f} % zeros: {outcome.ours}\n"
+    yield f"{case.model} on {case.input}, {100 * case.sparsity:.2f} % zeros\n"
     yield f"{outcome.decisions()}\n"
     head = [
         "form",
@@ -225,7 +226,7 @@ def _about(outcome: Outcome, rows: int) -> Iterator[str]:
         (ONNX, (ONNX,)),
     ):
         if (found := outcome.against(*forms)) is not None:
-            yield f"- {outcome.ours} against {words}: {found}"
+            yield f"- {SWAPPED} against {words}: {found}"
     samples = len(next(iter(outcome.times.values())).samples_us)
     yield (
         f"- {samples} calls of each form, interleaved, each timed by itself; memory is that of parameters "

@@ -17,7 +17,7 @@ from sparsekern import zoo
 from sparsekern.bench import interleave
 from sparsekern.cli.bench.cases import random_mask
 from sparsekern.cli.bench.command import look_at_machine
-from sparsekern.cli.bench.forms import DENSE_FORMS, ONNX, SPARSE_FORMS, Outcome, measure_forms
+from sparsekern.cli.bench.forms import DENSE_FORMS, FORMS, ONNX, Outcome, measure_forms
 from sparsekern.cli.bench.presets import NETWORKS, Pair
 from sparsekern.cli.bench.records import Journal, about, check_outputs
 from sparsekern.cli.bench.table import line, percent
@@ -64,7 +64,7 @@ def bench_networks(
 ) -> int:
     """Time those that are not in the journal; print each and a table. Returns how many are left: `budget_s`
     says how long the next may be timed, given how many there still are, or None to stop."""
-    left = [case for case in chosen if not journal.has(about(case), (*DENSE_FORMS, *SPARSE_FORMS))]
+    left = [case for case in chosen if not journal.has(about(case), FORMS)]
     outcomes: list[Outcome] = []
     for case in left:
         if (seconds := budget_s(len(left) - len(outcomes))) is None:
@@ -113,27 +113,26 @@ def masked_network(case: NetworkCase) -> nn.Module:
 
 
 def _about(outcome: Outcome) -> Iterator[str]:
-    """What was decided on each layer, in the form that was faster."""
-    yield f"{outcome.case.network}, batch {outcome.case.batch}: {outcome.ours}\n"
+    """What was decided on each layer."""
+    yield f"{outcome.case.network}, batch {outcome.case.batch}\n"
     yield outcome.decisions()
     yield from (f"{form}: {reason}" for form, reason in outcome.refusals.items())
     yield ""
 
 
 def _table(outcomes: list[Outcome]) -> Iterator[str]:
-    forms = (*DENSE_FORMS, *SPARSE_FORMS)
-    head = ["network", "batch", "sparsity", "block", *(f"{form} us" for form in forms)]
+    head = ["network", "batch", "sparsity", "block", *(f"{form} us" for form in FORMS)]
     head += ["against torch", "against best dense of torch", f"against {ONNX}"]
     yield line(head)
     yield f"|{'---|' * len(head)}"
     for outcome in outcomes:
         case, times = outcome.case, outcome.times
-        medians = [f"{times[form].median_us:.0f}" if form in times else "refuses" for form in forms]
+        medians = [f"{times[form].median_us:.0f}" if form in times else "refuses" for form in FORMS]
         ratios = [outcome.against("torch"), outcome.against(*DENSE_FORMS[:-1]), outcome.against(ONNX)]
         about = [case.network, str(case.batch), percent(case.sparsity), f"{case.block[0]}x{case.block[1]}"]
         yield line([*about, *medians, *("n/a" if found is None else str(found) for found in ratios)])
     yield ""
     yield (
-        "- Times are medians; ratios are of the faster swapped form, above 1 where it is faster, with their "
-        "95 % interval. Swapped networks, like the fused dense one, have batch normalisation folded in."
+        "- Times are medians; ratios are of the swapped form, above 1 where it is faster, with their 95 % "
+        "interval. Swapped networks, like the fused dense one, have batch normalisation folded in."
     )
