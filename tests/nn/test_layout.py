@@ -141,6 +141,15 @@ def test_a_second_swap_leaves_it(clock: Callable[..., None]) -> None:
     assert layout.kept(model) == (LAST, FIRST) and len(model._forward_hooks) == 1
 
 
+@pytest.mark.parametrize("strict", [False, True], ids=["loose", "strict"])
+def test_an_export_lays_out_too(strict: bool, clock: Callable[..., None]) -> None:
+    model, x = laid_out(clock), images()
+    with torch.no_grad():
+        got = torch.export.export(model, (x,), strict=strict).module()(x)
+        assert got["image"].is_contiguous()
+        torch.testing.assert_close(got, model(x), rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_and_the_compiler(clock: Callable[..., None]) -> None:
     model, x = laid_out(clock), images().requires_grad_()
     model(x)["vector"].sum().backward()
