@@ -84,6 +84,12 @@ void check_weight(const Tensor& values, const Tensor& crow, const Tensor& col, c
                                 " of a weight " + words_of(w));
 }
 
+void check_size(const ConvArgs& a) {
+  if (a.height < 1 || a.width < 1 || a.out_height < 1 || a.out_width < 1)
+    throw std::invalid_argument("x: expected a map that is not empty, nor smaller than the kernel, got " +
+                                std::to_string(a.height) + " x " + std::to_string(a.width));
+}
+
 // Kernels count floats of a tile's planes in 32 bits.
 void check_places(const ConvArgs& a) {
   constexpr int64_t kMostLanes = 16;
@@ -146,6 +152,7 @@ void cpu_conv2d(StableValue* stack, uint64_t, uint64_t) {
   if (bias.defined()) check_bias(bias, values, w.out);
   check_weight(values, crow, col, index, w);
   ConvArgs args = args_of(x, values, index, w, !x.contiguous());
+  check_size(args);
   const ConvKernel& kernel = kernel_of(w.kernel, args.v);
   if (!kernel.copies && (crow.numel() != args.block_rows() + 1 || col.numel() != values.sizes()[0]))
     throw std::invalid_argument("kernel " + std::string(kernel.name) + ": expected crow of " +

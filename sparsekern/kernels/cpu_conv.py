@@ -69,13 +69,22 @@ class _Conv2d(reference._Conv2d):
         activation: str | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        weight.check(x, residual)
+        try:
+            return self._run(x, weight, activation, residual)
+        except (RuntimeError, ValueError, IndexError):
+            weight.check(x, residual)  # in torch's words; asked before, it would cost a tenth of a small call
+            raise
+
+    def _run(self, x: Tensor, weight: PackedConv, activation: str | None, residual: Tensor | None) -> Tensor:
         values, bias, crow, col, index, geometry = weight
         if values.shape[2] > 1:  # the index has every single weight, in the order of the values
             values, crow, col = values.view(-1, 1, 1), crow[:0], col[:0]
-        wanted = memory_format_of(x)
-        x = x.contiguous(memory_format=wanted)
-        layout = _layout_of(x)
+        wanted = layout = memory_format_of(x)
+        if wanted is torch.channels_last:
+            x = x.contiguous(memory_format=wanted)
+            layout = _layout_of(x)
+        else:
+            x = x.contiguous()
         y: Tensor = _conv2d(
             x,
             values,

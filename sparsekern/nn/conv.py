@@ -54,6 +54,7 @@ class SparseConv(SparseLayer):
     blocks = CONV_BLOCKS
     typical_rows = 1024
 
+    _geometry: ConvGeometry | None  # None: something that it is made of was set since
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
@@ -125,17 +126,17 @@ class SparseConv(SparseLayer):
             buffers["crow"],  # type: ignore[arg-type]
             buffers["col"],  # type: ignore[arg-type]
             self.index,
-            self._known[1] if self._known[0] == self._attributes() else self.geometry_of(self),
+            self._geometry or self.geometry_of(self),
         )
-
-    def _attributes(self) -> tuple[object, ...]:
-        """All that ``geometry_of`` reads."""
-        sizes = (self.out_channels, self.in_channels, self.kernel_size, self.groups)
-        return *sizes, self.stride, self.padding, self.padding_mode, self.dilation
 
     def _plan(self, weight: BlockSparse) -> None:
         super()._plan(weight)
-        self._known = self._attributes(), self.geometry_of(self)  # reading it costs as much as a small op
+        self._geometry = self.geometry_of(self)  # reading it costs as much as a small op
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _COPIED:
+            self._geometry = None
 
     # ---- what SparseLayer asks
 
