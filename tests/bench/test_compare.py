@@ -79,6 +79,11 @@ def test_a_change_is_found() -> None:
     assert verdicts(-0.05, 10)["faster"] >= 9
 
 
+def test_the_second_run_waits_for_the_case_that_the_first_found() -> None:
+    """Of several slower cases, another may look so first."""
+    assert verdicts(0.03, 20, cases=3)["slower"] >= 19
+
+
 def test_what_only_one_pair_of_servers_has_is_no_change() -> None:
     found = verdicts(0.0, 30, server=0.02)
     alone = sum(

@@ -81,21 +81,24 @@ def decide(names: Sequence[str], open_sitting: OpenSitting, rules: Rules) -> Out
     first, second = Run(), Run()
     with open_sitting(names, rules.seed) as sitting:
         timed, refusals = sitting.names, sitting.refusals
-        _go_on(sitting, first, rules, deadline, CONFIDENCE)
+        _go_on(sitting, first, rules, deadline, CONFIDENCE, timed)
     found = dict(first.found)
     verdicts = {name: first.verdict(name, rules.margin) for name in timed}
     if suspects := first.changed(rules.margin):
         again = [name for name in timed if verdicts[name] != "same"]
         with open_sitting(again, rules.seed + 1) as sitting:
-            _go_on(sitting, second, rules, deadline, 1 - (1 - CONFIDENCE) / len(suspects))
+            slower = [name for name in suspects if verdicts[name] == "slower"]
+            _go_on(sitting, second, rules, deadline, 1 - (1 - CONFIDENCE) / len(suspects), slower)
         for name in again:
             found[name], verdicts[name] = _joined(name, first, second, rules.margin)
     return Outcome(found, verdicts, refusals, (first.length, second.length))
 
 
-def _go_on(sitting: Sitting, run: Run, rules: Rules, deadline: float, confidence: float) -> None:
-    """Rounds until every case is decided or one looks slower, or until time or rounds are used up; never
-    fewer than a verdict takes."""
+def _go_on(
+    sitting: Sitting, run: Run, rules: Rules, deadline: float, confidence: float, suspects: Sequence[str]
+) -> None:
+    """Rounds until every case is decided or one of the suspects looks slower, or until time or rounds are
+    used up; never fewer than a verdict takes."""
     names, next_look = sitting.names, FEWEST_ROUNDS
     while names:
         run.add(sitting.round(names))
@@ -103,8 +106,9 @@ def _go_on(sitting: Sitting, run: Run, rules: Rules, deadline: float, confidence
         last = late or run.length >= rules.most_rounds
         if last or run.length >= next_look:
             run.look(confidence)
-            verdicts = {run.verdict(name, rules.margin) for name in names}
-            if last or "undecided" not in verdicts or "slower" in verdicts:
+            verdicts = {name: run.verdict(name, rules.margin) for name in names}
+            found = any(verdicts.get(name) == "slower" for name in suspects)
+            if last or found or "undecided" not in verdicts.values():
                 return
             next_look = ceil(LATER * run.length)
 
