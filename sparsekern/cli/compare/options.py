@@ -29,7 +29,7 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
     compare.description = ABOUT
     compare.add_argument("base", metavar="BASE", help="revision, or JSON file")
     compare.add_argument("head", metavar="HEAD", help="revision, or JSON file")
-    compare.add_argument("--margin", type=share, default=0.02, help="a change is more (%(default)s)")
+    compare.add_argument("--margin", type=share, default=0.015, help="a change is more (%(default)s)")
     compare.add_argument("--json", type=Path, metavar="FILE", help="write the outcome; a new file")
     files = compare.add_argument_group("with files")
     files.add_argument("--force", action="store_true", help="though they come from different machines")
