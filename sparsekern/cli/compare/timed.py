@@ -41,6 +41,10 @@ class Run:
         """So far."""
         return self.found[name].verdict(margin) if name in self.found else "undecided"
 
+    def verdicts(self, margin: float) -> set[Verdict]:
+        """Those of all cases so far."""
+        return {self.verdict(name, margin) for name in self.rounds}
+
     def changed(self, margin: float) -> list[str]:
         """The cases that look faster or slower."""
         return [name for name in self.found if self.verdict(name, margin) in ("faster", "slower")]
@@ -74,31 +78,39 @@ class Rules:
 
 
 def decide(names: Sequence[str], open_sitting: OpenSitting, rules: Rules) -> Outcome:
-    """Compare until decided. A case that looks faster or slower is timed again by new processes, and is so
-    only if these agree; the interval of the second run is as much wider as there are such cases (Bonferroni),
-    so that many cases make no more false alarms than one."""
+    """Compare until decided. When a case looks faster or slower, all that is open is timed again by new
+    processes; the interval of the second run is as much wider as there are such cases (Bonferroni), so that
+    many cases make no more false alarms than one."""
     deadline = monotonic() + rules.budget_s
     first, second = Run(), Run()
     with open_sitting(names, rules.seed) as sitting:
         timed, refusals = sitting.names, sitting.refusals
-        _go_on(sitting, first, rules, deadline, CONFIDENCE, timed)
+        _go_on(sitting, first, rules, deadline, CONFIDENCE, lambda: "slower" in first.verdicts(rules.margin))
     found = dict(first.found)
     verdicts = {name: first.verdict(name, rules.margin) for name in timed}
     if suspects := first.changed(rules.margin):
         again = [name for name in timed if verdicts[name] != "same"]
         with open_sitting(again, rules.seed + 1) as sitting:
-            slower = [name for name in suspects if verdicts[name] == "slower"]
-            _go_on(sitting, second, rules, deadline, 1 - (1 - CONFIDENCE) / len(suspects), slower)
+
+            def confirmed() -> bool:
+                return any(_joined(name, first, second, rules.margin)[1] == "slower" for name in again)
+
+            _go_on(sitting, second, rules, deadline, 1 - (1 - CONFIDENCE) / len(suspects), confirmed)
         for name in again:
             found[name], verdicts[name] = _joined(name, first, second, rules.margin)
     return Outcome(found, verdicts, refusals, (first.length, second.length))
 
 
 def _go_on(
-    sitting: Sitting, run: Run, rules: Rules, deadline: float, confidence: float, suspects: Sequence[str]
+    sitting: Sitting,
+    run: Run,
+    rules: Rules,
+    deadline: float,
+    confidence: float,
+    enough: Callable[[], bool],
 ) -> None:
-    """Rounds until every case is decided or one of the suspects looks slower, or until time or rounds are
-    used up; never fewer than a verdict takes."""
+    """Rounds until every case is decided, a look at them is ``enough``, or time or rounds are used up; never
+    fewer than a verdict takes."""
     names, next_look = sitting.names, FEWEST_ROUNDS
     while names:
         run.add(sitting.round(names))
@@ -106,18 +118,27 @@ def _go_on(
         last = late or run.length >= rules.most_rounds
         if last or run.length >= next_look:
             run.look(confidence)
-            verdicts = {name: run.verdict(name, rules.margin) for name in names}
-            found = any(verdicts.get(name) == "slower" for name in suspects)
-            if last or found or "undecided" not in verdicts.values():
+            if last or enough() or "undecided" not in run.verdicts(rules.margin):
                 return
             next_look = ceil(LATER * run.length)
 
 
 def _joined(name: str, first: Run, second: Run, margin: float) -> tuple[Comparison, Verdict]:
-    """What both runs say together; a change only if each of them says so."""
+    """What both runs say together. A change only if each alone, too, estimates it beyond the margin, and one
+    of them says so: what one pair of servers has, the other does not."""
     both = compare(first.rounds[name] + second.rounds.get(name, []))
     verdict = both.verdict(margin)
-    alone = {first.verdict(name, margin), second.verdict(name, margin)}
-    if verdict in ("faster", "slower") and alone != {verdict}:
-        verdict = "undecided"
+    if verdict in ("faster", "slower"):
+        alone = [run.found.get(name) for run in (first, second)]
+        sides = {None if one is None else _side(one, margin) for one in alone}
+        said = {run.verdict(name, margin) for run in (first, second)}
+        if sides != {verdict} or verdict not in said:
+            verdict = "undecided"
     return both, verdict
+
+
+def _side(found: Comparison, margin: float) -> Verdict:
+    """Where the estimate lies, whatever its interval."""
+    if found.ratio > 1 + margin:
+        return "slower"
+    return "faster" if found.ratio < 1 / (1 + margin) else "same"
