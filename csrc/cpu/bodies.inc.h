@@ -26,6 +26,8 @@
 
 #include "cpu/grad_blocks.inc.h"
 
+#include "cpu/grad_short.inc.h"
+
 #include "cpu/choose_linear.inc.h"
 
 #include "cpu/checksum.inc.h"

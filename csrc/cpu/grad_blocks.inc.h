@@ -90,7 +90,6 @@ struct GradValuesBlocks {
   static constexpr int kVectors = 4;  // vectors of rows whose inputs are packed at a time
 
   static int64_t rows_at_once() { return kVectors * Vec::width; }
-  static int64_t tiles(const LinearGradArgs&) { return 1; }
   static size_t scratch_floats(const LinearGradArgs& a) {
     return size_t((a.k + 2 * Vec::width) * rows_at_once());
   }
@@ -138,6 +137,4 @@ struct GradValuesBlocks {
       for (int64_t b = first; b < last; ++b) one_block_row(a, b, row0, rows, scratch, x);
     }
   }
-
-  static constexpr LinearGradKernel kernel() { return {tiles, scratch_floats, run}; }
 };

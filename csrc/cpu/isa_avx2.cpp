@@ -87,7 +87,7 @@ extern const Isa kAvx2 = {"avx2",
                           2 * Ymm::width * kPeakChains,
                           read_loop<Ymm>,
                           {GradInputBlocks<Ymm>::kernel(), GradPanels<Ymm>::input_kernel()},
-                          {GradValuesBlocks<Ymm>::kernel(), GradPanels<Ymm>::values_kernel()},
+                          {GradValues<Ymm>::kernel(), GradPanels<Ymm>::values_kernel()},
                           kConv};
 
 }  // namespace sparsekern

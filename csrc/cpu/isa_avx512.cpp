@@ -68,7 +68,6 @@ struct ByLanes {
   static constexpr LinearKernel kernel() {
     return {Kernel<Zmm>::kernel().name, false, Kernel<Zmm>::takes, tiles, scratch_floats, run};
   }
-  static constexpr LinearGradKernel grad_kernel() { return {tiles, scratch_floats, run}; }
 };
 
 bool supported() { return supports_zmm() && __builtin_cpu_supports("fma"); }
@@ -90,8 +89,7 @@ extern const Isa kAvx512 = {
     2 * Zmm::width * kPeakChains,
     read_loop<Zmm>,
     {GradInputBlocks<Zmm>::kernel(), GradPanels<Zmm>::input_kernel()},
-    {ByLanes<GradValuesBlocks, LinearGradArgs, &LinearGradArgs::v>::grad_kernel(),
-     GradPanels<Zmm>::values_kernel()},
+    {GradValues<Zmm>::kernel(), GradPanels<Zmm>::values_kernel()},
     kConv};
 
 }  // namespace sparsekern

@@ -90,7 +90,7 @@ extern const Isa kNeon = {"neon",
                           2 * Neon::width * kPeakChains,
                           read_loop<Neon>,
                           {GradInputBlocks<Neon>::kernel(), GradPanels<Neon>::input_kernel()},
-                          {GradValuesBlocks<Neon>::kernel(), GradPanels<Neon>::values_kernel()},
+                          {GradValues<Neon>::kernel(), GradPanels<Neon>::values_kernel()},
                           kConv};
 
 }  // namespace sparsekern

@@ -115,7 +115,7 @@ extern const Isa kScalar = {"scalar",
                             2 * Scalar::width * kPeakChains,
                             read_loop<Scalar>,
                             {GradInputBlocks<Scalar>::kernel(), GradPanels<Scalar>::input_kernel()},
-                            {GradValuesBlocks<Scalar>::kernel(), GradPanels<Scalar>::values_kernel()},
+                            {GradValues<Scalar>::kernel(), GradPanels<Scalar>::values_kernel()},
                             kConv};
 
 }  // namespace sparsekern
