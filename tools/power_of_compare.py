@@ -124,7 +124,8 @@ def _trial(options: argparse.Namespace, number: int, loaded: bool) -> dict[str, 
 
 
 def _compare(scratch: Path, share: float, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sparsekern", "compare", _branch(0.0), _branch(share)]
+    # -P: not the clone, in which it runs, but this code compares.
+    command = [sys.executable, "-P", "-m", "sparsekern", "compare", _branch(0.0), _branch(share)]
     return subprocess.run(
         [*command, "--cache", str(scratch / "builds"), *more],
         cwd=scratch / "clone",

@@ -26,8 +26,12 @@ void short_blocks(const LinearGradArgs& a, int64_t block_row, int64_t lane, bool
     float four[4];
     Vec::reduce4(sum, four);
     float* to = a.out + j * a.v + lane;
+    if (add) {
+      SPARSEKERN_UNROLL
+      for (int i = 0; i < J; ++i) four[i] += to[i];
+    }
     SPARSEKERN_UNROLL
-    for (int i = 0; i < J; ++i) to[i] = (add ? to[i] : 0.0f) + four[i];
+    for (int i = 0; i < J; ++i) to[i] = four[i];
   }
 }
 
@@ -37,7 +41,7 @@ struct GradValuesShort {
   // Gradients and sums of four outputs must fit in the registers, with two to spare.
   static constexpr int kVectors = (Vec::registers - 6) / 4 < 4 ? (Vec::registers - 6) / 4 : 4;
 
-  static bool takes(const LinearGradArgs& a) { return 2 * a.v <= W; }
+  static bool takes(const LinearGradArgs& a) { return a.v < W; }
   // Outputs whose gradients are packed at once: those of whole block rows, a vector or fewer.
   static int64_t outputs_at_once(const LinearGradArgs& a) { return W / a.v * a.v; }
   static size_t scratch_floats(const LinearGradArgs& a) { return size_t((a.k + 4 * W) * kVectors * W); }
