@@ -14,7 +14,7 @@ void input_blocks(const LinearGradArgs& a, int64_t block_row, int64_t lane, cons
     for (int r = 0; r < R; ++r) up[i][r] = Vec::load(grad + ((lane + i) * R + r) * W);
   for (int64_t j = a.crow[block_row]; j < a.crow[block_row + 1]; ++j) {
     const float* w = a.values + j * a.v + lane;
-    float* sums = tile + int64_t(a.col[j]) * (R * W);
+    float* sums = tile + int64_t(a.col[j]) * (sums_step(R) * W);
     T acc[R];
     SPARSEKERN_UNROLL
     for (int r = 0; r < R; ++r) acc[r] = Vec::load(sums + r * W);
@@ -51,7 +51,8 @@ struct GradInputBlocks {
   }
   static int64_t tiles(const LinearGradArgs& a) { return tile_count(vectors(a), most_vectors(a)); }
   static size_t scratch_floats(const LinearGradArgs& a) {
-    return size_t((a.k + a.v + 2 * Vec::width) * most_vectors(a) * Vec::width);
+    const int64_t grad = (a.v + Vec::width) * most_vectors(a);
+    return size_t((grad + (a.k + Vec::width) * sums_step(most_vectors(a))) * Vec::width);
   }
 
   static void run(const LinearGradArgs& a, int64_t begin, int64_t end, float* scratch) {
@@ -66,9 +67,9 @@ struct GradInputBlocks {
   }
 
   static void one_tile(const LinearGradArgs& a, int64_t row0, int64_t rows, int64_t groups, float* scratch) {
-    const int64_t lanes = groups * Vec::width;
-    float* sums = scratch + (a.v + Vec::width) * lanes;
-    for (int64_t i = 0; i < a.k * lanes; i += Vec::width) Vec::store(sums + i, Vec::zero());
+    const int64_t step = sums_step(groups) * Vec::width;
+    float* sums = scratch + (a.v + Vec::width) * groups * Vec::width;
+    for (int64_t i = 0; i < a.k * step; i += Vec::width) Vec::store(sums + i, Vec::zero());
     for (int64_t b = 0; b * a.v < a.n; ++b) {
       const int64_t outputs = a.n - b * a.v < a.v ? a.n - b * a.v : a.v;  // the last block row may be ragged
       if (a.crow[b] == a.crow[b + 1]) continue;
@@ -78,7 +79,7 @@ struct GradInputBlocks {
         of<kOutputs, most>(height, groups)(a, b, lane, scratch, sums);
       }
     }
-    unpack_lanes<Vec>(sums, lanes, rows, a.k, a.out + row0 * a.k, a.k);
+    unpack_lanes<Vec>(sums, step, rows, a.k, a.out + row0 * a.k, a.k);
   }
 
   static constexpr LinearGradKernel kernel() { return {tiles, scratch_floats, run}; }

@@ -4,7 +4,11 @@
 // columns, so its gradient of the output stays in registers, and what the panel's columns gather (gradient of
 // the input) or are asked for (gradient of the values) stays in L1.
 
-// Packed gradient of the output (n, R vectors) and of one panel's input (columns, R vectors).
+// Vectors from one column's sums to the next's. An odd number: a load whose address has the lower 12 bits of
+// a store that is under way waits for it, and with 4 vectors a column every 16th would have them.
+constexpr int64_t sums_step(int64_t vectors) { return vectors | 1; }
+
+// Packed gradient of the output (n, R vectors), and the sums of one panel's columns.
 template <class Vec, int J, int R>
 void input_run(const uint8_t* offsets, const float* weights, int64_t length, const float* grad,
                float* panel) {
@@ -14,7 +18,7 @@ void input_run(const uint8_t* offsets, const float* weights, int64_t length, con
   for (int i = 0; i < J; ++i)
     for (int r = 0; r < R; ++r) up[i][r] = Vec::load(grad + (i * R + r) * W);
   for (int64_t j = 0; j < length; ++j) {
-    float* sums = panel + offsets[j] * (R * W);
+    float* sums = panel + offsets[j] * (sums_step(R) * W);
     T acc[R];
     SPARSEKERN_UNROLL
     for (int r = 0; r < R; ++r) acc[r] = Vec::load(sums + r * W);
@@ -71,7 +75,7 @@ struct GradPanels {
   static int64_t grad_floats(const LinearGradArgs& a) {
     return (a.n + kPanelHeight + Vec::width) * kVectors * Vec::width;
   }
-  static constexpr int64_t kPanelFloats = (kPanelColumns + Vec::width) * kVectors * Vec::width;
+  static constexpr int64_t kPanelFloats = (kPanelColumns + Vec::width) * sums_step(kVectors) * Vec::width;
   static size_t scratch_floats(const LinearGradArgs& a) { return size_t(grad_floats(a) + kPanelFloats); }
   // Tasks are panels of columns: every sum is made by one thread, in the order of the rows.
   static int64_t cut(const LinearGradArgs& a, int64_t chunk) {
@@ -145,14 +149,14 @@ struct GradPanels {
   }
 
   // The gradient of the columns from this panel's first live one to the next panel's: of the dead ones, zero.
-  static void scatter(const Columns& columns, int64_t panel, int64_t panels, const float* sums, int64_t lanes,
+  static void scatter(const Columns& columns, int64_t panel, int64_t panels, const float* sums, int64_t step,
                       int64_t rows, float* out) {
     const int64_t from = panel == 0 ? 0 : columns.live[0];
     const int64_t to = panel + 1 == panels ? columns.all : columns.live[columns.count];
     for (int64_t row = 0; row < rows; ++row) {
       float* y = out + row * columns.all;
       for (int64_t j = from; j < to; ++j) y[j] = 0.0f;
-      for (int64_t i = 0; i < columns.count; ++i) y[columns.live[i]] = sums[i * lanes + row];
+      for (int64_t i = 0; i < columns.count; ++i) y[columns.live[i]] = sums[i * step + row];
     }
   }
 
@@ -160,19 +164,19 @@ struct GradPanels {
     const auto columns = [&](int64_t chunk) { return cut(a, chunk); };
     for_each_tile(a, begin, end, columns, [&](int64_t tile, int64_t first, int64_t last) {
       const int64_t row0 = first_row(a, tile), rows = first_row(a, tile + 1) - row0;
-      const int64_t groups = (rows + Vec::width - 1) / Vec::width, lanes = groups * Vec::width;
+      const int64_t groups = (rows + Vec::width - 1) / Vec::width, step = sums_step(groups) * Vec::width;
       float* sums = scratch + grad_floats(a);
       pack_grad(a, row0, rows, groups, scratch);
       const Input panel_of = input_of<kPanelHeight, kVectors>(a.v, groups);
       for (int64_t panel = first; panel < last; ++panel) {
         const Columns columns = columns_of(a, panel);
-        for (int64_t i = 0; i < columns.count * lanes; i += Vec::width) Vec::store(sums + i, Vec::zero());
+        for (int64_t i = 0; i < columns.count * step; i += Vec::width) Vec::store(sums + i, Vec::zero());
         panel_of(a, panel, scratch, sums);
         float* out = a.out + row0 * a.k;
         if (columns.live)
-          scatter(columns, panel, index_of(a).panels(), sums, lanes, rows, out);
+          scatter(columns, panel, index_of(a).panels(), sums, step, rows, out);
         else
-          unpack_lanes<Vec>(sums, lanes, rows, columns.count, out + panel * kPanelColumns, a.k);
+          unpack_lanes<Vec>(sums, step, rows, columns.count, out + panel * kPanelColumns, a.k);
       }
     });
   }
