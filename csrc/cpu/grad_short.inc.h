@@ -1,5 +1,5 @@
-// Included inside each ISA's region. The gradient of the values of Linear for blocks that fill at most half a
-// vector with their outputs: lanes are rows of the batch, as in grad_panels.inc.h, without its index.
+// Included inside each ISA's region. The gradient of the values of Linear for blocks whose outputs do not
+// fill a vector: lanes are rows of the batch, as in grad_panels.inc.h, without its index.
 //
 // The gradients of four outputs stay in registers. A block asks for R vectors of its column's inputs, R loads
 // for 4 R FMAs, and sums four products over their lanes at once.
