@@ -97,6 +97,18 @@ def test_nothing_beyond_the_edges_is_read(kernel: Kernel, isa: str) -> None:
                 check_outputs(kernel.conv_backend(), conv, buried, with_residual=True)
 
 
+@pytest.mark.parametrize("block", [(1, 1), (2, 1), (16, 1)], ids=str)
+@pytest.mark.parametrize(("channels", "batch"), [(64, 1), (64, 3), (136, 1)])
+def test_maps_larger_than_a_cache(channels: int, batch: int, block: tuple[int, int], isa: str) -> None:
+    """From 2 MB on, a 1 x 1 convolution reads them where they lie; before and after x lies NaN."""
+    case = truth.ConvCase(33, channels, (1, 1), block, 0.7, map=(64, 64))
+    conv, x = Conv(case, torch.float32), torch.randn(batch, channels, 64, 64)
+    around = torch.full((x.numel() + 200,), float("nan"))
+    buried = around[100:-100].view(x.shape)
+    buried.copy_(x)
+    check_outputs(BY_NAME["cpu_conv2d"].conv_backend(), conv, buried, with_residual=True)
+
+
 @pytest.mark.parametrize("kernel", ALL, ids=lambda kernel: kernel.name)
 def test_no_images(kernel: Kernel) -> None:
     for case in EDGES:

@@ -71,13 +71,14 @@ std::vector<ConvPiece> pieces_of(const ConvArgs& a, const ConvTiling& tiling, in
   return pieces;
 }
 
-// Whether one row of a slot is one vector of x. Where channels are dead, they do not lie one step apart. A
-// map that L2 holds is better packed: what a kernel reads again and again then lies in few pages.
+// Whether one row of a slot is one vector of x. Where channels are dead, they do not lie one step apart. Maps
+// that L2 holds are better packed: what a kernel reads again and again then lies in few pages.
 bool lies_as_wanted(const ConvArgs& a, const ConvTiling& tiling) {
   constexpr int64_t kFloatsOfL2 = 512 * 1024;
   const PanelIndex index{const_cast<int32_t*>(a.panels)};
   return a.full_rows && a.x_strides.column == 1 && !index.header().is_compact() && tiling.segments == 1 &&
-         a.channels * a.x_strides.channel > kFloatsOfL2 && a.channels * a.x_strides.channel <= INT32_MAX;
+         a.batch * a.channels * a.x_strides.channel > kFloatsOfL2 &&
+         a.channels * a.x_strides.channel <= INT32_MAX;
 }
 
 }  // namespace
