@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekern import _core
-from sparsekern.kernels import cpu as _cpu  # gives the extension libtorch's functions
 from sparsekern.kernels import reference
+from sparsekern.kernels.cpu import _core, features  # an extension that has libtorch's functions
 from sparsekern.kernels.select import ACTIVATIONS, ConvGeometry, PackedConv, memory_format_of
 
 _library = torch.library.Library("sparsekern", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -51,7 +50,7 @@ class _Conv2d(reference._Conv2d):
     ) -> Tensor:
         weight.check(x, residual)
         values, bias, crow, col, _, geometry = weight
-        kernel = _core.CHOOSE_KERNEL if self.kernel is None else _cpu.features().index(self.kernel)
+        kernel = _core.CHOOSE_KERNEL if self.kernel is None else features().index(self.kernel)
         at_once = None if residual is not None else activation
         y: Tensor = _conv2d(
             x.permute(0, 2, 3, 1).contiguous(),
@@ -69,7 +68,7 @@ class _Conv2d(reference._Conv2d):
 
     def variant(self, weight: PackedConv) -> str:
         """The C++ kernel that runs all but the fewest output positions."""
-        return self.kernel or _cpu.features()[0]
+        return self.kernel or features()[0]
 
 
 conv2d = _Conv2d()
