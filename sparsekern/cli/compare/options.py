@@ -14,8 +14,8 @@ BASE and HEAD are two revisions of the git repository in this directory, or two 
 fresh processes in turns (Linux and macOS). Files say less: they were not measured together.
 
 faster, slower   the 99 % interval of time head / time base lies beyond the margin, the effect is larger than
-                 the floor (the same estimate between processes of the same code); so it is of the first run and
-                 a second with new processes together, and neither contradicts
+                 the floor (the same estimate between processes of the same code); so it is of the first
+                 run and a second with new processes together, and neither contradicts
 same             the interval lies within the margin
 undecided        anything else, when the time is used up
 
