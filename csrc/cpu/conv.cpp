@@ -57,20 +57,6 @@ ConvPlanes::ConvPlanes(const ConvArgs& a, int64_t tile_rows) : rows(0) {
 
 namespace {
 
-std::vector<ConvPiece> pieces_of(const ConvArgs& a, const ConvTiling& tiling, int64_t strip) {
-  const int64_t end = a.batch * tiling.segments * tiling.columns;
-  std::vector<ConvPiece> pieces;
-  for (int64_t lane = 0; lane < tiling.lanes;) {
-    const int64_t at = strip * tiling.lanes + lane;
-    if (at >= end) break;
-    const int64_t slot = at / tiling.columns, column = at % tiling.columns;
-    const int64_t count = std::min(tiling.lanes - lane, tiling.columns - column);
-    pieces.push_back({lane, count, slot / tiling.segments, slot % tiling.segments * tiling.rows, column});
-    lane += count;
-  }
-  return pieces;
-}
-
 // Whether one row of a slot is one vector of x. Where channels are dead, they do not lie one step apart. Maps
 // that L2 holds are better packed: what a kernel reads again and again then lies in few pages.
 bool lies_as_wanted(const ConvArgs& a, const ConvTiling& tiling) {
@@ -83,32 +69,44 @@ bool lies_as_wanted(const ConvArgs& a, const ConvTiling& tiling) {
 
 }  // namespace
 
-ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile, int64_t channels)
-    : a(args),
-      row0(tiling.first_row(tile % tiling.tiles_down)),
-      rows(tiling.first_row(tile % tiling.tiles_down + 1) - row0),
-      planes(args, rows),
-      pieces(pieces_of(args, tiling, tile / tiling.tiles_down)),
-      in_place(nullptr) {
-  if (lies_as_wanted(a, tiling))
-    in_place = a.x + pieces[0].image * a.x_strides.image + row0 * a.x_strides.row;
-  else
-    plan_moves(tiling.lanes);
-  places.reserve(size_t(channels * a.taps()));
-  for (int64_t channel = 0; channel < channels; ++channel)
-    for (const int32_t tap : planes.taps)
-      places.push_back(int32_t(channel * step(tiling.lanes) + tap * tiling.lanes));
-}
+ConvTile::ConvTile(const ConvArgs& args, const ConvTiling& how, int64_t of_channels)
+    : a(args), tiling(how), channels(of_channels), row0(0), rows(0), planes(args, 0), in_place(nullptr) {}
 
 ConvTile::~ConvTile() = default;
 ConvPlanes::~ConvPlanes() = default;
 
-namespace {
+void ConvTile::move_to(int64_t tile) {
+  const int64_t down = tile % tiling.tiles_down, before = rows;
+  row0 = tiling.first_row(down);
+  rows = tiling.first_row(down + 1) - row0;
+  if (rows != before) planes = ConvPlanes(a, rows);
+  cut_strip(tile / tiling.tiles_down);
+  if (lies_as_wanted(a, tiling))
+    in_place = a.x + pieces[0].image * a.x_strides.image + row0 * a.x_strides.row;
+  else
+    plan_moves();
+  if (rows == before) return;
+  places.clear();
+  for (int64_t channel = 0; channel < channels; ++channel)
+    for (const int32_t tap : planes.taps) places.push_back(int32_t(channel * step() + tap * tiling.lanes));
+}
+
+void ConvTile::cut_strip(int64_t strip) {
+  const int64_t end = a.batch * tiling.segments * tiling.columns;
+  pieces.clear();
+  for (int64_t lane = 0; lane < tiling.lanes;) {
+    const int64_t at = strip * tiling.lanes + lane;
+    if (at >= end) break;
+    const int64_t slot = at / tiling.columns, column = at % tiling.columns;
+    const int64_t count = std::min(tiling.lanes - lane, tiling.columns - column);
+    pieces.push_back({lane, count, slot / tiling.segments, slot % tiling.segments * tiling.rows, column});
+    lane += count;
+  }
+}
 
 // The same for every row of the slots, unless they are stretches of a line.
-std::vector<ConvStretch> stretches_of(const ConvArgs& a, const std::vector<ConvPiece>& pieces, int64_t kx,
-                                      int64_t row) {
-  std::vector<ConvStretch> stretches;
+void ConvTile::find_stretches(int64_t kx, int64_t row) {
+  stretches_.clear();
   for (const ConvPiece& piece : pieces) {
     const int64_t column =
         (piece.first_row + row) * a.row_step + piece.column * a.stride_w + kx * a.dilation_w - a.pad_left;
@@ -116,46 +114,55 @@ std::vector<ConvStretch> stretches_of(const ConvArgs& a, const std::vector<ConvP
     const int64_t inside = column < a.width ? ceil_div(a.width - column, a.stride_w) : 0;
     const int64_t high = std::min(piece.count, inside);
     if (low < high)
-      stretches.push_back({piece.lane + low, high - low, piece.image, piece.first_row,
-                           (column + low * a.stride_w) * a.x_strides.column});
+      stretches_.push_back({piece.lane + low, high - low, piece.image, piece.first_row,
+                            (column + low * a.stride_w) * a.x_strides.column});
   }
-  return stretches;
 }
 
-}  // namespace
-
-void ConvTile::plan_moves(int64_t width) {
-  if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * width), -1);
+void ConvTile::plan_moves() {
+  zeros.clear(), whole.clear(), parts.clear();
+  if (a.x_strides.column != 1) lanes.assign(size_t(planes.of_group * tiling.lanes), -1);
   for (int64_t kx = 0; kx < a.kw; ++kx) {
-    std::vector<ConvStretch> stretches = stretches_of(a, pieces, kx, row0);
-    for (const ConvPlanes::Phase& phase : planes.phases)
-      for (int64_t i = 0; i < phase.rows; ++i) {
-        if (a.line != 0) stretches = stretches_of(a, pieces, kx, row0 + i);
-        add_vector(stretches, int32_t((kx * planes.rows + phase.start + i) * width),
-                   i * a.stride_h + phase.remainder, width);
+    find_stretches(kx, row0);
+    for (const ConvPlanes::Phase& phase : planes.phases) {
+      const int64_t to = (kx * planes.rows + phase.start) * tiling.lanes;
+      constexpr int64_t kFewRows = 6;  // of shorter loops the end is mispredicted too often
+      const bool at_once = a.line == 0 && phase.rows >= kFewRows;
+      if (at_once) add_rows(to, phase.remainder, phase.rows);
+      for (int64_t i = 0; !at_once && i < phase.rows; ++i) {
+        if (a.line != 0) find_stretches(kx, row0 + i);
+        add_rows(to + i * tiling.lanes, i * a.stride_h + phase.remainder, 1);
       }
+    }
   }
 }
 
-// The vector at `to` of the planes, which is so many rows of x below what the first row of outputs sees.
-void ConvTile::add_vector(const std::vector<ConvStretch>& stretches, int32_t to, int64_t below,
-                          int64_t width) {
-  const size_t before = parts.size();
-  int64_t idle = width;
-  for (const ConvStretch& stretch : stretches) {
+// So many vectors from `to` of the planes on, the first of which is that many rows of x below what the first
+// row of outputs sees.
+void ConvTile::add_rows(int64_t to, int64_t below, int64_t count) {
+  const int64_t width = tiling.lanes;
+  int64_t idle = width, first = 0, last = count;  // vectors [first, last) are on rows of x for all stretches
+  for (const ConvStretch& stretch : stretches_) {
     const int64_t row = (stretch.first_row + row0) * a.stride_h - a.pad_top + below;
-    if (row < 0 || row >= a.height) continue;
-    const int64_t from = stretch.image * a.x_strides.image + row * a.x_strides.row + stretch.from;
-    idle -= stretch.count;
-    if (lanes.empty()) parts.push_back({int32_t(to + stretch.lane), int32_t(stretch.count), from});
-    for (int64_t i = 0; !lanes.empty() && i < stretch.count; ++i)
-      lanes[size_t(to + stretch.lane + i)] = from + i * a.stride_w * a.x_strides.column;
+    const int64_t low = row < 0 ? ceil_div(-row, a.stride_h) : 0;
+    const int64_t high = row < a.height ? std::min(count, ceil_div(a.height - row, a.stride_h)) : 0;
+    idle -= stretch.count, first = std::max(first, low), last = std::min(last, high);
+    if (low >= high) continue;
+    const int64_t from =
+        stretch.image * a.x_strides.image + (row + low * a.stride_h) * a.x_strides.row + stretch.from;
+    const int64_t start = to + low * width + stretch.lane;
+    if (a.x_strides.column == 1)
+      (stretch.count == width ? whole : parts)
+          .push_back({int32_t(start), int32_t(stretch.count), from, high - low});
+    else
+      for (int64_t i = 0; i < high - low; ++i)
+        for (int64_t lane = 0; lane < stretch.count; ++lane)
+          lanes[size_t(start + i * width + lane)] =
+              from + i * row_step() + lane * a.stride_w * a.x_strides.column;
   }
-  if (idle > 0) zeros.push_back(to);
-  if (idle == 0 && parts.size() == before + 1) {
-    whole.push_back(parts.back());
-    parts.pop_back();
-  }
+  if (idle > 0 || first >= last) first = last = count;
+  if (first > 0) zeros.push_back({int32_t(to), int32_t(width), 0, first});
+  if (last < count) zeros.push_back({int32_t(to + last * width), int32_t(width), 0, count - last});
 }
 
 namespace {

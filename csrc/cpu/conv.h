@@ -97,35 +97,39 @@ struct ConvStretch {
   int64_t from;              // of the first lane: the column behind the start of its row, in floats
 };
 
-// Floats of one channel that go to its planes as they are: `count` of them, `stride_w` columns apart.
+// Floats of one channel that go to its planes as they are: in each of `rows` rows of x, stride_h apart,
+// `count` of them, stride_w columns apart. They become lanes of as many vectors, one behind the other.
 struct ConvMove {
   int32_t to;  // in the channel's planes
   int32_t count;
   int64_t from;  // in x, behind the start of the channel
+  int64_t rows;
 };
 
 // One tile: some rows of a strip. Made by plain code, so that no ISA's region makes anything that others
-// share.
+// share. One object serves all tiles of a call, so that they share its memory.
 struct ConvTile {
   const ConvArgs& a;
-  int64_t row0, rows;  // of the slots
+  const ConvTiling& tiling;
+  const int64_t channels;  // so many the places are of
+  int64_t row0, rows;      // of the slots
   ConvPlanes planes;
   std::vector<ConvPiece> pieces;
   // What fills the planes of a channel of NCHW. Where moves leave lanes of a vector out, zeros go first:
   // padding must be zero, and what lay in idle lanes may be a subnormal, which takes a core long.
-  std::vector<int32_t> zeros;          // vectors, in floats
+  std::vector<ConvMove> zeros;         // whole vectors, from nowhere
   std::vector<ConvMove> whole, parts;  // of whole vectors; of some lanes
   const float* in_place;  // of a 1 x 1 convolution whose vectors lie in x as they are wanted: there; or null
   std::vector<int64_t> lanes;   // for channels last: of every vector, where each lane is behind x, or -1
   std::vector<int32_t> places;  // of the first compact columns: where their vectors are, in floats
 
-  // `places` for so many channels.
-  ConvTile(const ConvArgs& args, const ConvTiling& tiling, int64_t tile, int64_t channels);
+  ConvTile(const ConvArgs& args, const ConvTiling& how, int64_t of_channels);
   ~ConvTile();
+  void move_to(int64_t tile);
   // Floats from one channel's planes to the next's.
-  int64_t step(int64_t width) const { return in_place ? a.x_strides.channel : planes.of_group * width; }
-  void plan_moves(int64_t width);
-  void add_vector(const std::vector<ConvStretch>& stretches, int32_t to, int64_t below, int64_t width);
+  int64_t step() const { return in_place ? a.x_strides.channel : planes.of_group * tiling.lanes; }
+  // Floats from a row of x to the one that the next vector of a plane wants.
+  int64_t row_step() const { return a.stride_h * a.x_strides.row; }
 
   // Of a piece, how many of the tile's rows are outputs: the last segment of a map may be shorter.
   int64_t outputs_down(const ConvPiece& piece) const {
@@ -138,6 +142,13 @@ struct ConvTile {
     const int64_t left = a.line - (piece.first_row + row0 + row) * a.out_width - piece.column;
     return left < piece.count ? left : piece.count;
   }
+
+ private:
+  std::vector<ConvStretch> stretches_;  // of one tap across
+  void cut_strip(int64_t strip);
+  void find_stretches(int64_t kx, int64_t row);
+  void plan_moves();
+  void add_rows(int64_t to, int64_t below, int64_t count);
 };
 
 // A 1 x 1 convolution sees no neighbours: its map may be cut into rows that fill vectors. So may a line, a

@@ -13,30 +13,44 @@ struct StridedLoad {
 
   // Nothing behind the last element is touched.
   typename Vec::T whole(const float* x) const {
-    if (stride == 1) return Vec::load(x);
     if (stride > 2) return Vec::gather(x, steps);
     return Vec::even(Vec::load(x), Vec::load(x + W, Vec::mask(W - 1)));
   }
   typename Vec::T part(const float* x, int64_t count, typename Vec::Mask mask) const {
-    if (stride == 1) return Vec::load(x, mask);
     if (stride > 2) return Vec::gather(x, steps, mask);
     const int64_t reach = 2 * count - 1, low = reach < W ? reach : W;
     return Vec::even(Vec::load(x, Vec::mask(low)), Vec::load(x + low, Vec::mask(reach - low)));
   }
 };
 
-// Columns side by side, each channel by itself: NCHW.
 template <class Vec>
-inline void pack_channels(const ConvTile& tile, const int32_t* live, int64_t channels, float* packed) {
-  const ConvArgs& a = tile.a;
-  const StridedLoad<Vec> load(a.stride_w);
-  for (int64_t i = 0; i < channels; ++i, packed += tile.planes.of_group * Vec::width) {
-    const float* x = a.x + live[i] * a.x_strides.channel;
-    for (const int32_t to : tile.zeros) Vec::store(packed + to, Vec::zero());
-    for (const ConvMove& move : tile.whole) Vec::store(packed + move.to, load.whole(x + move.from));
+struct PlainLoad {
+  static typename Vec::T whole(const float* x) { return Vec::load(x); }
+  static typename Vec::T part(const float* x, int64_t, typename Vec::Mask mask) { return Vec::load(x, mask); }
+};
+
+// Columns side by side, each channel by itself: NCHW.
+template <class Vec, class Load>
+inline void pack_channels(const ConvTile& tile, const Load& load, const int32_t* live, int64_t channels,
+                          float* packed) {
+  const int64_t step = tile.row_step();
+  for (int64_t i = 0; i < channels; ++i, packed += tile.step()) {
+    const float* x = tile.a.x + live[i] * tile.a.x_strides.channel;
+    for (const ConvMove& move : tile.zeros)
+      for (int64_t row = 0; row < move.rows; ++row)
+        Vec::store(packed + move.to + row * Vec::width, Vec::zero());
+    for (const ConvMove& move : tile.whole) {
+      const float* from = x + move.from;
+      float* to = packed + move.to;
+      for (int64_t row = 0; row < move.rows; ++row, from += step, to += Vec::width)
+        Vec::store(to, load.whole(from));
+    }
     for (const ConvMove& move : tile.parts) {
+      const float* from = x + move.from;
+      float* to = packed + move.to;
       const typename Vec::Mask mask = Vec::mask(move.count);
-      Vec::store(packed + move.to, load.part(x + move.from, move.count, mask), mask);
+      for (int64_t row = 0; row < move.rows; ++row, from += step, to += Vec::width)
+        Vec::store(to, load.part(from, move.count, mask), mask);
     }
   }
 }
@@ -65,9 +79,11 @@ inline void pack_positions(const ConvTile& tile, const int32_t* live, int64_t ch
 template <class Vec>
 inline const float* planes_of(const ConvTile& tile, const int32_t* live, int64_t first, int64_t count,
                               float* packed) {
-  if (tile.in_place) return tile.in_place + first * tile.step(Vec::width);
-  if (tile.a.x_strides.column == 1)
-    pack_channels<Vec>(tile, live + first, count, packed);
+  if (tile.in_place) return tile.in_place + first * tile.step();
+  if (tile.a.x_strides.column == 1 && tile.a.stride_w == 1)
+    pack_channels<Vec>(tile, PlainLoad<Vec>(), live + first, count, packed);
+  else if (tile.a.x_strides.column == 1)
+    pack_channels<Vec>(tile, StridedLoad<Vec>(tile.a.stride_w), live + first, count, packed);
   else
     pack_positions<Vec>(tile, live + first, count, packed);
   return packed;

@@ -62,8 +62,10 @@ struct ConvPanels {
       return r == R ? cell<J, R> : cell_of<J, R - 1>(r);
   }
 
+  // Of the outputs there are, and of those that the last block lacks.
   static void start_sums(const ConvArgs& a, int64_t n0, int64_t n1, int64_t lanes, float* sums) {
-    for (int64_t n = n0; n < n1; ++n)
+    const int64_t last = a.block_rows() * a.v;
+    for (int64_t n = n0; n < (n1 < last ? n1 : last); ++n)
       for (int64_t lane = 0; lane < lanes; lane += Vec::width, sums += Vec::width)
         Vec::store(sums, Vec::broadcast(a.bias && n < a.n ? a.bias[n] : 0.0f));
   }
@@ -74,8 +76,9 @@ struct ConvPanels {
     const PanelIndex index = index_of(a);
     const int64_t groups = index.header().panel_groups, live = index.header().live;
     const auto cut = [&](int64_t chunk) { return index.row_blocks() * chunk / a.chunks; };
+    ConvTile tile(a, how, groups);
     for_each_tile(a, begin, end, cut, [&](int64_t number, int64_t first, int64_t last) {
-      const ConvTile tile(a, how, number, groups);
+      tile.move_to(number);
       const int64_t n0 = first * kConvPanelRows * a.v, n1 = last * kConvPanelRows * a.v;
       const int64_t of_block = kConvPanelRows * a.v * tile.rows * Vec::width;
       const int64_t of_panel = groups * tile.planes.of_group * Vec::width, at_once = panels_at_once(a);

@@ -42,8 +42,9 @@ struct ConvRows {
     const PanelIndex index = index_of(a);
     float* const planes = scratch + sum_floats(a);
     const auto cut = [&](int64_t chunk) { return chunk_begin(a, chunk); };
+    ConvTile tile(a, how, index.header().live);
     for_each_tile(a, begin, end, cut, [&](int64_t number, int64_t first, int64_t last) {
-      const ConvTile tile(a, how, number, index.header().live);
+      tile.move_to(number);
       const float* packed = planes_of<Vec>(tile, index.live(), 0, index.header().live, planes);
       for (int64_t from = first; from < last; from += flush_rows(a)) {
         const int64_t to = from + flush_rows(a) < last ? from + flush_rows(a) : last;
