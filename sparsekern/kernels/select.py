@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsekern.formats import BlockSparse
+from sparsekern.kernels import torch_words
 
 ACTIVATIONS = (None, "relu", "gelu")
 """What a product may apply to its outputs: numbered as csrc/cpu/kernels.h numbers them."""
@@ -138,25 +139,23 @@ class PackedConv(NamedTuple):
         values, bias, _, _, _, g = self
         out, in_, kh, kw, stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, _ = g
         if x.dim() != 4:
-            raise _no_image(x)
+            raise torch_words.no_image(x)
         batch, channels, height, width = x.shape
         if channels != in_:
-            raise _other_channels(g, x)
+            raise torch_words.other_channels(g, x)
         if x.dtype != values.dtype:
-            raise RuntimeError(f"Input type ({x.dtype}) and weight type ({values.dtype}) should be the same")
+            raise torch_words.other_dtype(x, values, bias)
         if bias is not None and (bias.dtype != values.dtype or bias.shape != (out,)):
-            raise _other_bias(g, values, bias)
+            raise torch_words.other_bias(g, values, bias)
         if stride_h < 1 or stride_w < 1 or dilation_h < 1 or dilation_w < 1 or min(g[6:10]) < 0:
             raise RuntimeError(f"expected strides and dilations from 1 and padding from 0, got {g}")
         # The same as output_size, which costs more than all of this by its calls.
         high = (height + top + bottom - dilation_h * (kh - 1) - 1) // stride_h + 1
         wide = (width + left + right - dilation_w * (kw - 1) - 1) // stride_w + 1
         if high < 1 or wide < 1:
-            raise _too_small(g, height, width)
+            raise torch_words.too_small(g, height, width)
         if height == 0 or width == 0:
-            raise RuntimeError(
-                f"Only zero batch or zero channel inputs are supported, but got input shape: {_list(x.shape)}"
-            )
+            raise torch_words.no_place(x)
         if residual is not None and (
             residual.dtype != values.dtype or residual.shape != (batch, out, high, wide)
         ):
@@ -170,12 +169,12 @@ class PackedConv(NamedTuple):
         (in_, length), which a kernel (1, kw) takes as a map of one row."""
         g = self.geometry
         if x.dim() not in (2, 3):
-            raise _no_line(x)
+            raise torch_words.no_line(x)
         if x.shape[-2] != g.in_:
-            raise _other_channels_of_line(g, x)
+            raise torch_words.other_channels_of_line(g, x)
         length = g.output_size(1, x.shape[-1])[1]
         if length < 1:
-            raise _too_short(g, x.shape[-1])
+            raise torch_words.too_short(g, x.shape[-1])
         if residual is not None and residual.shape != (*x.shape[:-2], g.out, length):
             raise RuntimeError(
                 f"residual: expected {_tuple((*x.shape[:-2], g.out, length))}, the output's shape, "
@@ -202,62 +201,8 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
     return torch.channels_last
 
 
-def _no_image(x: Tensor) -> RuntimeError:
-    return RuntimeError(
-        f"Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: {_list(x.shape)}"
-    )
-
-
-def _other_channels(g: ConvGeometry, x: Tensor) -> RuntimeError:
-    return RuntimeError(
-        f"Given groups={g.groups}, weight of size {_list(g.weight_shape)}, expected input"
-        f"{_list(x.shape)} to have {g.in_} channels, but got {x.shape[1]} channels instead"
-    )
-
-
-def _no_line(x: Tensor) -> RuntimeError:
-    return RuntimeError(
-        f"Expected 2D (unbatched) or 3D (batched) input to conv1d, but got input of size: {_list(x.shape)}"
-    )
-
-
-def _other_channels_of_line(g: ConvGeometry, x: Tensor) -> RuntimeError:
-    out, inner, _, taps = g.weight_shape
-    shape = x.shape if x.dim() == 3 else (1, *x.shape)
-    return RuntimeError(
-        f"Given groups={g.groups}, weight of size {_list((out, inner, taps))}, expected input"
-        f"{_list(shape)} to have {g.in_} channels, but got {shape[1]} channels instead"
-    )
-
-
-def _too_short(g: ConvGeometry, length: int) -> RuntimeError:
-    return RuntimeError(
-        f"Calculated padded input size per channel: ({g.padded_size(1, length)[1]}). "
-        f"Kernel size: ({g.reach()[1]}). Kernel size can't be greater than actual input size"
-    )
-
-
-def _other_bias(g: ConvGeometry, values: Tensor, bias: Tensor) -> RuntimeError:
-    return RuntimeError(
-        f"Given weight of size {_list(g.weight_shape)}, expected bias to be {values.dtype}, "
-        f"1-dimensional with {g.out} elements, but got {bias.dtype} of size {_list(bias.shape)}"
-    )
-
-
-def _too_small(g: ConvGeometry, height: int, width: int) -> RuntimeError:
-    (high, wide), (rows, columns) = g.padded_size(height, width), g.reach()
-    return RuntimeError(
-        f"Calculated padded input size per channel: ({high} x {wide}). Kernel size: ({rows} x {columns}). "
-        "Kernel size can't be greater than actual input size"
-    )
-
-
 def _tuple(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))})"
-
-
-def _list(shape: Sequence[int]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
 
 
 class Backend(Protocol):

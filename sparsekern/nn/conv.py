@@ -30,6 +30,8 @@ _COPIED = (
     "_reversed_padding_repeated_twice",
 )
 
+_OF_WEIGHT = ("in_channels", "out_channels", "groups")  # what its shape follows from
+
 
 Conv = nn.Conv1d | nn.Conv2d
 _Self = TypeVar("_Self", bound="SparseConv")
@@ -134,6 +136,8 @@ class SparseConv(SparseLayer):
         self._geometry = self.geometry_of(self)  # reading it costs as much as a small op
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OF_WEIGHT and value != (made_for := getattr(self, name)):
+            raise ValueError(f"{name}: the weight was made for {made_for}, got {value}")
         super().__setattr__(name, value)
         if name in _COPIED:
             self._geometry = None

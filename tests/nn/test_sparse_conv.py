@@ -126,6 +126,17 @@ def test_attributes_set_later_count() -> None:
             layer(x)
 
 
+@pytest.mark.parametrize("name", ["groups", "in_channels", "out_channels"])
+def test_what_the_weight_was_made_for_stays(name: str) -> None:
+    dense = pruned()
+    sparse, x = sk.SparseConv2d.from_dense(dense), images()
+    before, was = sparse(x), getattr(sparse, name)
+    with pytest.raises(ValueError, match=f"^{name}: the weight was made for {was}, got 5$"):
+        setattr(sparse, name, 5)
+    setattr(sparse, name, was)
+    torch.testing.assert_close(sparse(x), before, rtol=0, atol=0)
+
+
 def test_none_looks_for_the_best_block() -> None:
     assert sk.SparseConv2d.from_dense(pruned(), None).block[0] >= 16
     scattered = nn.Conv2d(30, 40, 3)
