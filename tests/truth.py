@@ -170,7 +170,7 @@ CONV_CASES = (
     ConvCase(37, 13, THREE, ONE, 0.9, map=(11, 13), padding=ONE),  # nothing divides anything
     ConvCase(16, 16, THREE, ONE, 0.0, map=(8, 8), padding=ONE),  # full
     ConvCase(16, 16, THREE, ONE, 1.0, map=(8, 8), padding=ONE),  # all zero
-    ConvCase(40, 70, ONE, ONE, 0.8, map=(7, 7)),  # pointwise
+    ConvCase(40, 70, ONE, ONE, 0.8, map=(10, 10)),  # pointwise, best as a line
     ConvCase(40, 70, ONE, ONE, 0.8, map=(33, 17), stride=TWO),
     ConvCase(20, 64, THREE, ONE, 0.9, map=(14, 14), padding=ONE),  # many channels
     ConvCase(12, 3, (7, 7), ONE, 0.6, map=(33, 17), stride=TWO, padding=(3, 3)),  # the first of a ResNet

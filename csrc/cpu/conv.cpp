@@ -186,23 +186,35 @@ ConvArgs with_lines_cut(ConvArgs a, int64_t lanes) {
   return a;
 }
 
+// Whether a dense map of `positions` fills more vectors by its rows than laid out in a line.
+bool is_better_as_line(const ConvArgs& a, int64_t positions, int64_t lanes) {
+  const int64_t segments = segments_of(a, lanes);
+  const int64_t vectors = strips_of(a, segments, lanes) * ceil_div(a.out_height, segments);
+  return a.batch * ceil_div(positions, lanes) < vectors;
+}
+
 }  // namespace
 
 ConvArgs with_full_rows(ConvArgs a, int64_t lanes) {
-  const bool alone = a.kh == 1 && a.kw == 1 && a.stride_h == 1 && a.stride_w == 1 &&
-                     a.out_height == a.height && a.out_width == a.width && a.pad_top == 0 && a.pad_left == 0;
-  const int64_t positions = a.out_height * a.out_width;
   const auto dense = [&](const MapStrides& s) { return s.row == a.width * s.column; };
-  if (!alone || positions % lanes != 0 || !dense(a.x_strides) || !dense(a.y_strides)) {
-    const bool line = a.kh == 1 && a.height == 1 && a.out_height == 1 && a.pad_top == 0;
-    return line ? with_lines_cut(a, lanes) : a;
+  const bool alone = a.kh == 1 && a.kw == 1 && a.stride_h == 1 && a.stride_w == 1 &&
+                     a.out_height == a.height && a.out_width == a.width && a.pad_top == 0 &&
+                     a.pad_left == 0 && dense(a.x_strides) && dense(a.y_strides);
+  const int64_t positions = a.out_height * a.out_width;
+  if (alone && positions % lanes == 0) {
+    a.height = a.out_height = positions / lanes;
+    a.width = a.out_width = lanes;
+    a.x_strides.row = lanes * a.x_strides.column;
+    a.y_strides.row = lanes * a.y_strides.column;
+    a.full_rows = true;
+    return a;
   }
-  a.height = a.out_height = positions / lanes;
-  a.width = a.out_width = lanes;
-  a.x_strides.row = lanes * a.x_strides.column;
-  a.y_strides.row = lanes * a.y_strides.column;
-  a.full_rows = true;
-  return a;
+  if (alone && is_better_as_line(a, positions, lanes)) {
+    a.height = a.out_height = 1;
+    a.width = a.out_width = positions;
+  }
+  const bool line = a.kh == 1 && a.height == 1 && a.out_height == 1 && a.pad_top == 0;
+  return line ? with_lines_cut(a, lanes) : a;
 }
 
 int64_t conv_panel_groups(int64_t kh, int64_t kw) {
