@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels.select import ACTIVATIONS, PackedWeight
+from sparsekern.kernels.transposed import pays, transposed
 
 try:
     from sparsekern import _core as _core  # the other backends take it from here, with these words
@@ -35,6 +36,10 @@ _library.define(  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "cpu_linear_grad_input(Tensor grad, Tensor values, Tensor crow, Tensor col, Tensor index, int n, int k) "
     "-> Tensor"
+)
+_library.define(  # type: ignore[no-untyped-call]
+    "cpu_linear_grad_input_single(Tensor grad, Tensor values, Tensor crow, Tensor col, Tensor index, int n, "
+    "int k) -> Tensor"
 )
 _library.define(  # type: ignore[no-untyped-call]
     "cpu_linear_grad_values(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor index, "
@@ -78,11 +83,34 @@ def _fake_grad_values(grad: Tensor, x: Tensor, values: Tensor, *packed: Any) -> 
 
 torch.library.register_fake("sparsekern::cpu_linear", _fake, lib=_library)
 torch.library.register_fake("sparsekern::cpu_linear_grad_input", _fake_grad_input, lib=_library)
+torch.library.register_fake("sparsekern::cpu_linear_grad_input_single", _fake_grad_input, lib=_library)
 torch.library.register_fake("sparsekern::cpu_linear_grad_values", _fake_grad_values, lib=_library)
 
 _linear = torch.ops.sparsekern.cpu_linear.default
 _grad_input = torch.ops.sparsekern.cpu_linear_grad_input.default
+_grad_input_single = torch.ops.sparsekern.cpu_linear_grad_input_single.default
 _grad_values = torch.ops.sparsekern.cpu_linear_grad_values.default
+
+
+def _index_of(crow: Tensor, col: Tensor, n: int, k: int, high: int) -> Tensor:
+    words = _core.panel_index(crow.numpy(), col.numpy(), n, k, high)
+    return torch.from_numpy(words).clone()  # numpy's memory is not aligned to cache lines
+
+
+def _by_transposed(
+    grad: Tensor, values: Tensor, crow: Tensor, col: Tensor, index: Tensor, n: int, k: int
+) -> Tensor:
+    fits = grad.dim() > 0 and grad.shape[-1] == n and grad.dtype == values.dtype
+    if not fits or not pays(grad.numel() // max(n, 1), values):  # it also says what does not fit
+        y: Tensor = _grad_input(grad, values, crow, col, index, n, k)
+        return y
+    way = transposed(crow, col, index, n, k, _index_of)
+    there = values.detach().flatten().index_select(0, way.order).view(-1, 1, 1)
+    y = _linear(grad, there, None, way.crow, way.col, way.own_index, k, n, _core.CHOOSE_KERNEL, 0)
+    return y
+
+
+_library.impl("cpu_linear_grad_input_single", _by_transposed, "CPU")  # type: ignore[no-untyped-call]
 
 
 def isa() -> str:
@@ -138,8 +166,7 @@ class _Linear:
         """What ``csrc/cpu/panel_index.h`` describes; for tall blocks without dead columns nothing."""
         if weight.col.device.type != "cpu":
             return torch.empty(0, dtype=torch.int32, device=weight.col.device)
-        words = _core.panel_index(weight.crow.numpy(), weight.col.numpy(), *weight.shape, weight.block[0])
-        return torch.from_numpy(words).clone()  # numpy's memory is not aligned to cache lines
+        return _index_of(weight.crow, weight.col, *weight.shape, weight.block[0])
 
     def run(self, x: Tensor, weight: PackedWeight, activation: str | None = None) -> Tensor:
         y: Tensor = _linear(x, *weight, self._id, ACTIVATIONS.index(activation))
@@ -148,7 +175,8 @@ class _Linear:
     def grad_input(self, grad: Tensor, weight: PackedWeight) -> Tensor:
         """The gradient (..., k) of x, from that of the output (..., n)."""
         values, _, crow, col, index, n, k = weight
-        to_x: Tensor = _grad_input(grad, values, crow, col, index, n, k)
+        op = _grad_input_single if values.shape[1] == 1 else _grad_input
+        to_x: Tensor = op(grad, values, crow, col, index, n, k)
         return to_x
 
     def grad_values(self, grad: Tensor, x: Tensor, weight: PackedWeight) -> Tensor:

@@ -150,11 +150,13 @@ def test_opcheck_of_the_gradients() -> None:
         index = cpu.linear.pack(weight)
         parts = (weight.values, weight.crow, weight.col, index, *weight.shape)
         grad = torch.randn(3, 10)
-        cpu.linear.grad_input(grad, PackedWeight(weight.values, None, *parts[1:]))  # fills the index's copy
+        torch.ops.sparsekern.cpu_linear_grad_input(grad, *parts)  # fills the index's copy
         torch.library.opcheck(torch.ops.sparsekern.cpu_linear_grad_input.default, (grad, *parts))
         torch.library.opcheck(torch.ops.sparsekern.cpu_linear_grad_values.default, (grad, x, *parts))
+        if block == (1, 1):
+            torch.library.opcheck(torch.ops.sparsekern.cpu_linear_grad_input_single.default, (grad, *parts))
         with pytest.raises(ValueError, match=r"grad: expected \(\.\.\., 10\) .* got \(3, 9\)"):
-            torch.ops.sparsekern.cpu_linear_grad_input(grad[:, :9], *parts)
+            cpu.linear.grad_input(grad[:, :9], PackedWeight(weight.values, None, *parts[1:]))
         with pytest.raises(ValueError, match="grad has 2 rows, x 3"):
             torch.ops.sparsekern.cpu_linear_grad_values(grad[:2], x, *parts)
 
