@@ -41,7 +41,7 @@ class Sums {
   void write() const {
     if (!beside_) return;
     auto* to = const_cast<uint16_t*>(y_.data<uint16_t>());
-    run_in_pool(rows_, rows_ * columns_ < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
+    run_in_pool(rows_, threads_for(kWorkOfCopy * rows_ * columns_), [&](int64_t begin, int64_t end) {
       current_isa->narrow(beside_.get() + begin * columns_, dtype_of(y_), to + begin * columns_,
                           size_t((end - begin) * columns_));
     });

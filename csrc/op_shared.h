@@ -56,7 +56,7 @@ struct Rows {
     }
     copy = uninitialized(count * k);
     data = copy.get();
-    run_in_pool(count, count * k < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
+    run_in_pool(count, threads_for(kWorkOfCopy * count * k), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
         copy_row(x, offset_of_row(x, row), contiguous ? 1 : strides[dims - 1], k, copy.get() + row * k);
     });
@@ -139,7 +139,7 @@ inline int64_t chunks_for(int64_t tiles, int64_t threads) {
 
 template <class Kernel, class Args>
 void run(const Kernel& kernel, Args& args) {
-  const int64_t threads = pool_threads(), tiles = kernel.tiles(args);
+  const int64_t threads = threads_for(args.work()), tiles = kernel.tiles(args);
   args.chunks = chunks_for(tiles, threads);
   const size_t floats = kernel.scratch_floats(args);
   run_in_pool(tiles * args.chunks, threads, [&](int64_t begin, int64_t end) {

@@ -50,7 +50,7 @@ struct PairRows {
     }
     const int64_t width = 2 * stride, step = strides[dims - 1];
     copy.reset(new uint16_t[size_t(count * width)]);
-    run_in_pool(count, count * k < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
+    run_in_pool(count, threads_for(kWorkOfCopy * count * k), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const uint16_t* from = x.data<uint16_t>() + offset_of_row(x, row);
         uint16_t* to = copy.get() + row * width;
@@ -166,7 +166,7 @@ struct QuadRows {
 
   QuadRows(const Rows& rows, int64_t k, const WordKernel& kernel)
       : words(new uint32_t[size_t(rows.count * ((k + 3) / 4) + 1)]), scales(uninitialized(rows.count)) {
-    run_in_pool(rows.count, rows.count * k < 4096 ? 1 : pool_threads(), [&](int64_t begin, int64_t end) {
+    run_in_pool(rows.count, threads_for(kWorkOfCopy * rows.count * k), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
         kernel.quantize(rows.data + row * rows.stride, k, words.get() + row * ((k + 3) / 4),
                         &scales[size_t(row)]);

@@ -1,6 +1,7 @@
 // Work runs on torch's own thread pool, so torch.set_num_threads is obeyed and no second pool fights it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -16,14 +17,25 @@ inline int64_t pool_threads() {
   return count;
 }
 
-// body(begin, end) on disjoint ranges that cover [0, count). The body must not throw.
+constexpr int64_t kWorkOfCopy = 8;  // multiply-adds that take as long as copying an element
+
+// As many threads of the pool as so many multiply-adds are worth. Waking a thread, and waiting for the last,
+// costs several microseconds.
+inline int64_t threads_for(int64_t work) {
+  constexpr int64_t kWorkOfThread = 1 << 18;  // some 10 us
+  return std::clamp<int64_t>(work / kWorkOfThread, 1, pool_threads());
+}
+
+// body(begin, end) on disjoint ranges that cover [0, count), on at most so many threads. The body must not
+// throw.
 template <class Body>
 void run_in_pool(int64_t count, int64_t threads, const Body& body) {
   if (count <= 1 || threads == 1) return body(int64_t{0}, count);
   const RangeFunction call = [](int64_t begin, int64_t end, void* context) {
     (*static_cast<const Body*>(context))(begin, end);
   };
-  check_torch(torch_api().torch_parallel_for(0, count, 1, call, const_cast<Body*>(&body)),
+  const int64_t grain = (count + threads - 1) / threads;
+  check_torch(torch_api().torch_parallel_for(0, count, grain, call, const_cast<Body*>(&body)),
               "torch_parallel_for");
 }
 

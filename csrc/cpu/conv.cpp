@@ -27,6 +27,12 @@ int64_t segments_of(const ConvArgs& a, int64_t lanes) {
 
 }  // namespace
 
+int64_t ConvArgs::work() const {
+  const PanelIndex index{const_cast<int32_t*>(panels)};
+  const int64_t positions = batch * out_height * out_width;
+  return positions * (int64_t(index.header().blocks) * v + n) + batch * channels * kw * height * width;
+}
+
 ConvTiling::ConvTiling(const ConvArgs& a, int64_t width, int64_t most)
     : lanes(width),
       segments(segments_of(a, width)),

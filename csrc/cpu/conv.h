@@ -50,6 +50,7 @@ struct ConvArgs {
 
   int64_t taps() const { return kh * kw; }
   int64_t block_rows() const { return (n + v - 1) / v; }
+  int64_t work() const;  // multiply-adds, and what is moved
 };
 
 // How the output's positions are cut into vectors of so many lanes. Pure.

@@ -35,6 +35,7 @@ struct LinearArgs {
   int64_t live_columns = 0;
 
   int64_t block_rows() const { return (n + v - 1) / v; }
+  int64_t work() const { return m * (crow[block_rows()] * v + n + k); }  // multiply-adds, and what is moved
   // What kernels that pack x first read of it, and its column for each block.
   int64_t packed_columns() const { return live ? live_columns : k; }
   const int32_t* packed_col() const { return live ? compact : col; }
@@ -67,6 +68,7 @@ struct LinearGradArgs {
   int64_t chunks;
 
   int64_t block_rows() const { return (n + v - 1) / v; }
+  int64_t work() const { return m * (crow[block_rows()] * v + n + k); }
 };
 
 struct LinearGradKernel {

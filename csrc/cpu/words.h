@@ -40,6 +40,7 @@ struct WordArgs {
   Activation activation;
 
   int64_t block_rows() const { return (n + v - 1) / v; }
+  int64_t work() const { return m * (crow[block_rows()] * v + n + words); }  // of words
 };
 
 struct WordKernel {
