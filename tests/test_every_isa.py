@@ -69,9 +69,7 @@ def sparse(block: tuple[int, int], dtype: torch.dtype) -> BlockSparse:
 
 
 @pytest.mark.parametrize(("block", "dtype"), BITS, ids=str)
-def test_threads_and_repeats_give_the_same_bits(
-    block: tuple[int, int], dtype: torch.dtype, isa: str
-) -> None:
+def test_threads_and_repeats_give_the_same_bits(block: tuple[int, int], dtype: torch.dtype, isa: str) -> None:
     weight = sparse(block, dtype)
     kernels = kernels_for(weight)[:-1]  # all but the reference
     for kernel in kernels if dtype is torch.float32 or block[1] == 2 else kernels[-1:]:
