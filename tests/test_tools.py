@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sparsekern.formats import BlockSparse
+from sparsekern.kernels.cost import relative_cost
 
 TOOLS = Path(__file__).parents[1] / "tools"
 TABLES = ("one_shot_table", "regroup_masks", "regroup_tickets", "third_party_table")
@@ -122,6 +123,42 @@ def test_what_linear_shares_times_is_the_layer() -> None:
     torch.testing.assert_close(call(), call.args[0] @ dense.T)
     torch.testing.assert_close(to_x(), to_x.args[0] @ dense)
     assert to_values().shape == weight.values.shape
+
+
+def test_costs_are_checked_against_the_records_of_every_dtype(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, lines = tool("check_cost"), []
+    sizes = {"op": "linear", "m": 128, "n": 768, "k": 768, "sparsity": 0.9}
+    for dtype, block, ran, kernel in (
+        ("float32", (1, 1), "panels", "cpu_linear"),
+        ("float16", (16, 1), "rows", "cpu_linear"),
+        ("bfloat16", (16, 2), "amx_bf16", "cpu_linear_pairs"),
+        ("bfloat16", (16, 2), "dense", "reference_linear"),
+        ("int8", (16, 4), "amx_int8", ""),
+    ):
+        record = {
+            "provider": "sparsekern",
+            "kernel": ran,
+            "problem": {**sizes, "dtype": dtype, "block": block},
+        }
+        measured = relative_cost(kernel, module.problem_of(record)) if kernel else 1.0
+        for factor in (1.1, 1.5):
+            lines.append(json.dumps({**record, "speedup": {"value": factor / measured}}))
+        lines.append(json.dumps({**record, "provider": "torch"}))
+    (tmp_path / "records.jsonl").write_text("\n".join(lines))
+    module.main(tmp_path / "records.jsonl")
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == [
+        "4 of 8 cases are more than 15% off",
+        "2 more are of int8, or have no dense rival: nothing to compare",
+    ]
+    assert [line.split(": ")[0].split(", ")[-1] for line in said[:-2]] == [
+        "cpu_linear",
+        "cpu_linear",
+        "cpu_linear_pairs",
+        "reference_linear",
+    ]
 
 
 def report() -> dict[str, Any]:
