@@ -93,19 +93,7 @@ def test_the_table_of_others_networks_goes_on_where_it_stopped(
 def test_the_shares_of_linear_are_printed(
     part: str, head: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = [
-        "--shape",
-        "32x48",
-        "--block",
-        "1x1",
-        "4x1",
-        "--rows",
-        "5",
-        "--sparsity",
-        "0.8",
-        "--budget",
-        "0.01",
-    ]
+    small = "--shape 32x48 --block 1x1 4x1 --rows 5 --sparsity 0.8 --budget 0.01".split()
     monkeypatch.setattr(sys, "argv", ["linear_shares", part, *small])
     tool("linear_shares").main()
     lines = capsys.readouterr().out.splitlines()
@@ -137,11 +125,8 @@ def test_costs_are_checked_against_the_records_of_every_dtype(
         ("bfloat16", (16, 2), "dense", "reference_linear"),
         ("int8", (16, 4), "amx_int8", ""),
     ):
-        record = {
-            "provider": "sparsekern",
-            "kernel": ran,
-            "problem": {**sizes, "dtype": dtype, "block": block},
-        }
+        posed = {**sizes, "dtype": dtype, "block": block}
+        record = {"provider": "sparsekern", "kernel": ran, "problem": posed}
         measured = relative_cost(kernel, module.problem_of(record)) if kernel else 1.0
         for factor in (1.1, 1.5):
             lines.append(json.dumps({**record, "speedup": {"value": factor / measured}}))
