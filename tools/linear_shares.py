@@ -30,7 +30,6 @@ from sparsekern.kernels.select import PackedWeight
 Pair = tuple[int, int]
 Call = Callable[[], object]
 
-ops = torch.ops.sparsekern
 IN_L1 = 16 << 10  # bytes, of an L1 of 32 KB or more
 
 
@@ -44,17 +43,13 @@ def packed(size: Pair, of: Pair, sparsity: float) -> PackedWeight:
 
 def forward(rows: int, weight: PackedWeight, kernel: int = _core.CHOOSE_KERNEL) -> Call:
     """The product of so many rows."""
-    return partial(ops.cpu_linear.default, torch.randn(rows, weight.k), *weight, kernel, 0)
+    return partial(torch.ops.sparsekern.cpu_linear.default, torch.randn(rows, weight.k), *weight, kernel, 0)
 
 
 def gradients(rows: int, weight: PackedWeight) -> tuple[Call, Call]:
     """Those of the input and of the values."""
     x, grad = torch.randn(rows, weight.k), torch.randn(rows, weight.n)
-    values, _, *rest = weight
-    return (
-        partial(ops.cpu_linear_grad_input.default, grad, values, *rest),
-        partial(ops.cpu_linear_grad_values.default, grad, x, values, *rest),
-    )
+    return partial(cpu.linear.grad_input, grad, weight), partial(cpu.linear.grad_values, grad, x, weight)
 
 
 def span(values: list[float], form: str) -> str:

@@ -211,7 +211,7 @@ class SparseLayer(nn.Module):
     @property
     def weight_nbytes(self) -> int:
         """Bytes that the weight takes in memory: its values, their places, what of them may train, and the
-        kernel's own index."""
+        kernel's own index; not what a backward pass keeps (kernels/transposed.py)."""
         held = (self.values, self.crow, self.col, self.kept, self.index)
         return sum(t.numel() * t.element_size() for t in held if t is not None)
 
