@@ -93,12 +93,12 @@ def test_the_table_of_others_networks_goes_on_where_it_stopped(
 def test_the_shares_of_linear_are_printed(
     part: str, head: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = "--shape 32x48 --block 1x1 4x1 --rows 5 --sparsity 0.8 --budget 0.01".split()
+    small = ["--shape", "32x48", "--block", "1x1", "4x1", "--sparsity", "0.8", "--budget", "0.01"]
     monkeypatch.setattr(sys, "argv", ["linear_shares", part, *small])
     tool("linear_shares").main()
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert "CPUs usable; 32 x 48" in lines[0] and any(row.startswith(head) for row in rows)
+    assert "CPUs usable: " in lines[0] and "32 x 48" in lines[0] and any(row.startswith(head) for row in rows)
     assert len({row.count("|") for row in rows}) == 1 and "nan" not in "".join(rows)
 
 

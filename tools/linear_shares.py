@@ -170,7 +170,7 @@ def main() -> None:
     options.block = options.block or blocks
     options.shape = options.shape or ((4096, 4096) if chosen == "packing" else (768, 768))
     here, (n, k) = machine.describe(cpu.isa()), options.shape
-    print(f"{here['cpu']}, {here['isa']}, {here['cpus_usable']} CPUs usable; {n} x {k}")
+    print(f"{here['cpu']}, {here['isa']}, CPUs usable: {here['cpus_usable']}; {n} x {k}")
     print_table(options)
 
 
