@@ -12,20 +12,12 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from timed import TINY, time_rival
 
-from sparsekern.cli.bench.cases_linear import LinearCase
+from sparsekern.cli.bench.cases_linear import LinearCase, cases
+from sparsekern.cli.bench.presets import PRESETS
 from sparsekern.cli.bench.rivals import RIVALS
 
-FULL_SIZE = (
-    *(
-        LinearCase(m, 1024, 1024, sparsity, block)
-        for sparsity in (0.8, 0.9, 0.95)
-        for block in ((1, 1), (16, 1))
-        for m in (1, 32, 256)
-    ),
-    LinearCase(256, 300, 784, 0.9, (1, 1)),
-    LinearCase(256, 4096, 1024, 0.9, (16, 1)),
-)
-CASES = (LinearCase(5, 48, 40, 0.9, (1, 1)), LinearCase(5, 48, 40, 0.9, (16, 1))) if TINY else FULL_SIZE
+TINY_SIZE = {"shapes": ((48, 40),), "batches": (5,), "sparsities": (0.9,), "blocks": ((1, 1), (16, 1))}
+CASES = cases(PRESETS["quick" if TINY else "goals"], TINY_SIZE if TINY else {})
 
 
 @pytest.mark.parametrize("rival", RIVALS)

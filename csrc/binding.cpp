@@ -104,16 +104,17 @@ std::string choose_linear(int64_t m, int64_t n, int64_t k, int64_t v) {
 }
 
 double read_gbs(int64_t bytes) {
-  constexpr int64_t kStep = 8 * 64;  // floats
-  const size_t floats = size_t(std::max<int64_t>(kStep, bytes / 4 / kStep * kStep));
-  const std::vector<float> data(floats, 1.0f);
+  const int64_t step = current_isa->fma_loop_flops / 2;  // floats that an iteration of the loop reads
+  const size_t floats = size_t(std::max<int64_t>(step, bytes / 4 / step * step));
+  const std::vector<float> memory(floats + 16, 1.0f);
+  const float* data = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) / 4;
   const int64_t repeats = std::max<int64_t>(1, (int64_t{4} << 20) / int64_t(floats));
   double best = 0.0;
   volatile float keep = 0.0f;
   py::gil_scoped_release release;
   for (int i = 0; i < 20; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    for (int64_t j = 0; j < repeats; ++j) keep = keep + current_isa->read_loop(data.data(), floats);
+    keep = keep + current_isa->read_loop(data, floats, repeats);
     const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
     best = std::max(best, double(floats) * 4 * double(repeats) / took.count());
   }

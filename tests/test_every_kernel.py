@@ -47,7 +47,7 @@ def _problem(case: truth.Case) -> Problem:
 @pytest.mark.parametrize("case", truth.CASES, ids=str)
 @pytest.mark.parametrize("name", TABLE)
 def test_gradients(name: str, case: truth.Case, isa: str) -> None:
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    for dtype in DTYPES:
         weight, _ = make_problem(case, dtype)
         if BY_NAME[name] in kernels_for(weight):
             for batch in (1, 17, 32, 130):

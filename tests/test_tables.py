@@ -42,6 +42,8 @@ def test_the_reference_is_last_of_its_op_and_takes_everything(op: str) -> None:
 def test_kernels_are_named_once_and_each_has_its_cost() -> None:
     names = [kernel.name for kernel in KERNELS]
     assert sorted(names) == sorted(BY_NAME) == sorted(COST)
+    for by_rows in COST.values():
+        assert min(by_rows) == 1 and all(cost.fixed > 0 and cost.per_element for cost in by_rows.values())
 
 
 @pytest.mark.parametrize("name", CRITERIA)

@@ -10,7 +10,7 @@ import torch
 import truth
 from conv_checks import check_conv
 from conv_checks import check_gradients as check_conv_gradients
-from kernel_checks import check_forward, check_gradients
+from kernel_checks import check_bits, check_forward, check_gradients
 from torch import Tensor
 
 from sparsekern.formats import BlockSparse
@@ -127,6 +127,22 @@ def test_a_broken_gradient_is_caught(which: str, dtype: torch.dtype, monkeypatch
     kernel = BY_NAME["cpu_linear" if dtype is torch.float32 else "reference_linear"]
     with pytest.raises(AssertionError, match="off by"):
         check_gradients(kernel, CASE, dtype, batch=17)
+
+
+def test_sums_in_as_many_parts_as_there_are_threads_are_caught() -> None:
+    x = torch.rand(64, 8)
+
+    def product() -> Tensor:
+        return torch.stack([part.sum(0) for part in x.chunk(torch.get_num_threads())]).sum(0)
+
+    with pytest.raises(AssertionError, match="2 threads"):
+        check_bits(product)
+
+
+def test_one_call_of_a_hundred_is_caught() -> None:
+    ones = iter([1.0] * 100 + [1.0 + 2**-23])
+    with pytest.raises(AssertionError, match="8 threads"):
+        check_bits(lambda: torch.tensor(next(ones)))
 
 
 # ---- convolutions

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from sparsekern.formats import BlockSparse
+from sparsekern.kernels.cost import relative_cost
+
 TOOLS = Path(__file__).parents[1] / "tools"
 TABLES = ("one_shot_table", "regroup_masks", "regroup_tickets", "third_party_table")
 
@@ -76,6 +79,71 @@ def test_the_table_of_others_networks_goes_on_where_it_stopped(
     text = module.markdown(content)
     assert "by more than 1 %: small:one, 1x1, batch 2, threads" in text and "| 2: slower |" in text
     assert out.with_suffix(".md").read_text().count("| small:one, ") == 4
+
+
+@pytest.mark.parametrize(
+    ("part", "head"),
+    [
+        ("--rounds=2", "| (1, 1), 80% |"),
+        ("--backward", "| (4, 1) |"),
+        ("--packing", "| (1, 1) |"),
+        ("--threads=2", "| dense | 1024 |"),
+    ],
+)
+def test_the_shares_of_linear_are_printed(
+    part: str, head: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--shape", "32x48", "--block", "1x1", "4x1", "--sparsity", "0.8", "--budget", "0.01"]
+    monkeypatch.setattr(sys, "argv", ["linear_shares", part, *small])
+    tool("linear_shares").main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert "CPUs usable: " in lines[0] and "32 x 48" in lines[0] and any(row.startswith(head) for row in rows)
+    assert len({row.count("|") for row in rows}) == 1 and "nan" not in "".join(rows)
+
+
+def test_what_linear_shares_times_is_the_layer() -> None:
+    module = tool("linear_shares")
+    weight = module.packed((32, 48), (4, 1), 0.75)
+    dense = BlockSparse.trusted((32, 48), weight.crow, weight.col, weight.values).to_dense()
+    assert int((dense != 0).sum()) == 32 * 48 // 4
+    call, (to_x, to_values) = module.forward(5, weight), module.gradients(5, weight)
+    torch.testing.assert_close(call(), call.args[0] @ dense.T)
+    torch.testing.assert_close(to_x(), to_x.args[0] @ dense)
+    assert to_values().shape == weight.values.shape
+
+
+def test_costs_are_checked_against_the_records_of_every_dtype(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, lines = tool("check_cost"), []
+    sizes = {"op": "linear", "m": 128, "n": 768, "k": 768, "sparsity": 0.9}
+    for dtype, block, ran, kernel in (
+        ("float32", (1, 1), "panels", "cpu_linear"),
+        ("float16", (16, 1), "rows", "cpu_linear"),
+        ("bfloat16", (16, 2), "amx_bf16", "cpu_linear_pairs"),
+        ("bfloat16", (16, 2), "dense", "reference_linear"),
+        ("int8", (16, 4), "amx_int8", ""),
+    ):
+        posed = {**sizes, "dtype": dtype, "block": block}
+        record = {"provider": "sparsekern", "kernel": ran, "problem": posed}
+        measured = relative_cost(kernel, module.problem_of(record)) if kernel else 1.0
+        for factor in (1.1, 1.5):
+            lines.append(json.dumps({**record, "speedup": {"value": factor / measured}}))
+        lines.append(json.dumps({**record, "provider": "torch"}))
+    (tmp_path / "records.jsonl").write_text("\n".join(lines))
+    module.main(tmp_path / "records.jsonl")
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == [
+        "4 of 8 cases are more than 15% off",
+        "2 more are of int8, or have no dense rival: nothing to compare",
+    ]
+    assert [line.split(": ")[0].split(", ")[-1] for line in said[:-2]] == [
+        "cpu_linear",
+        "cpu_linear",
+        "cpu_linear_pairs",
+        "reference_linear",
+    ]
 
 
 def report() -> dict[str, Any]:

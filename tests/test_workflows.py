@@ -33,6 +33,15 @@ def test_a_workflow_is_complete(path: Path) -> None:
                 assert subprocess.run(["bash", "-n", "-c", plain(step["run"])], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("name", ["ci", "nightly"])
+def test_neon_is_tested_wherever_all_tests_run(name: str) -> None:
+    """Its test skips itself where it finds no compiler or no emulator."""
+    jobs = read(ROOT / ".github" / "workflows" / f"{name}.yml")["jobs"].values()
+    (steps,) = (job["steps"] for job in jobs if job["runs-on"] == "ubuntu-latest")
+    installed = " ".join(step.get("run", "") for step in steps).split()
+    assert {"g++-aarch64-linux-gnu", "qemu-user"} <= set(installed)
+
+
 def plain(script: str) -> str:
     """The script, with words in place of the runner's expressions."""
     return re.sub(r"\$\{\{.*?\}\}", "word", script)

@@ -87,9 +87,9 @@ struct Isa {
   uint64_t (*checksum)(const void*, size_t);  // of so many bytes
   void (*widen)(const uint16_t* from, Dtype, float* to, size_t count);
   void (*narrow)(const float* from, Dtype, uint16_t* to, size_t count);
-  float (*fma_loop)(int64_t iterations);           // for measuring the peak
-  int64_t fma_loop_flops;                          // of one iteration
-  float (*read_loop)(const float*, size_t);        // for measuring bandwidth: reads so many floats
+  float (*fma_loop)(int64_t iterations);                      // for measuring the peak
+  int64_t fma_loop_flops;                                     // of one iteration
+  float (*read_loop)(const float*, size_t, int64_t repeats);  // for measuring bandwidth: reads so many floats
   LinearGradKernel grad_input[2], grad_values[2];  // for blocks, and where there is an index of panels
   const ConvKernel* conv;                          // kConvKernels of them: conv.h
 };

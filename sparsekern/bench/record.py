@@ -48,7 +48,7 @@ class Record:
     refusal: str | None = None
     """Why this provider did not run, in words."""
     memory_bytes: int | None = None
-    """Of a network's parameters and buffers."""
+    """Of a network's parameters and buffers, and its kernels' own indices."""
     file_bytes: int | None = None
     """Of its state as a safetensors file."""
     layers: Sequence[Mapping[str, object]] | None = None

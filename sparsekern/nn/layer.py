@@ -209,6 +209,13 @@ class SparseLayer(nn.Module):
         return as_weight(self.matrix.to_dense(), self._weight_shape, self.block).as_subclass(DenseCopy)
 
     @property
+    def weight_nbytes(self) -> int:
+        """Bytes that the weight takes in memory: its values, their places, what of them may train, and the
+        kernel's own index; not what a backward pass keeps (kernels/transposed.py)."""
+        held = (self.values, self.crow, self.col, self.kept, self.index)
+        return sum(t.numel() * t.element_size() for t in held if t is not None)
+
+    @property
     def sparsity(self) -> float:
         """Share of zeros in the dense weight."""
         return share_of_zeros(self.weight)

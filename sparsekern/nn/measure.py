@@ -194,7 +194,7 @@ def _decide(
         "best_dense": best,
         "sparse_us": times[winner].median_us,
         "bytes_dense": math.prod(sparse.matrix.shape) * sparse.values.element_size(),
-        "bytes_sparse": sparse.matrix.nbytes + sparse.index.numel() * sparse.index.element_size(),
+        "bytes_sparse": sparse.weight_nbytes,
     }
     return LayerReport(**{**report.__dict__, **fields}), sparse if wins else None
 

@@ -14,7 +14,8 @@ class LayerReport:
     """One layer. Times are medians of one call, in microseconds; what was not measured is None.
 
     ``dense_us`` is the best dense implementation's, whose name is ``best_dense``; ``torch_us`` is eager
-    torch's.
+    torch's. Bytes are those of the weight in memory: with its places and the kernel's own index, where it is
+    sparse.
     """
 
     name: str

@@ -42,11 +42,13 @@ def test_options_replace_what_the_preset_says() -> None:
     assert len(chosen()) == 2 * 3 * 3
     assert set(chosen("--dtype", "float16")) == {name.replace("32", "16") for name in chosen()}
     assert all("-16x2-" in name for name in chosen("--preset", "goals", "--block", "16x2"))
+    ends = {name.rpartition("%-")[2] for name in chosen("--preset", "goals", "--block", "1x1", "32x4")}
+    assert {"1x1-float32", "1x1-bfloat16", "32x4-int8"} < ends and "1x1-int8" not in ends
 
 
 def test_the_presets_hold_what_they_promise() -> None:
     goals = chosen("--preset", "goals")
-    assert len(goals) == len(set(goals)) == 14
+    assert len(goals) == len(set(goals)) == 15
     assert {
         "m128-n768-k768-95%-1x1-float32",
         "m1024-n768-k768-90%-1x1-float32",
@@ -54,6 +56,7 @@ def test_the_presets_hold_what_they_promise() -> None:
         "m1-n4096-k4096-90%-16x1-float32",
         "m128-n768-k768-90%-32x1-float32",
         "m128-n768-k768-90%-16x2-bfloat16",
+        "m128-n768-k768-90%-16x4-int8",
     } <= set(goals)
     assert len(chosen("--preset", "full")) == 5 * 5 * 15 * 6
     assert all(preset.grids for name, preset in PRESETS.items() if name != "dlmc")

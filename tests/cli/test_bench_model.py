@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from sparsekern import zoo
 from sparsekern.bench import Timing, interleave
 from sparsekern.cli import main
-from sparsekern.cli.bench import model
+from sparsekern.cli.bench import forms, model
 from sparsekern.cli.bench.forms import Outcome
 from sparsekern.masks import dense_state, mask_
-from sparsekern.nn import SwapReport
+from sparsekern.nn import SparseLinear, SwapReport
 from sparsekern.prune import prune_
 from sparsekern.tickets import Ticket
 from sparsekern.zoo import lenet300
@@ -134,6 +134,16 @@ def test_swapped_layers_hold_fewer_bytes() -> None:
         memory, file = outcome.bytes["swapped"]
         assert memory < 0.25 * outcome.bytes["torch"][0] and file < 0.25 * outcome.bytes["torch"][1]
     assert outcome.bytes["torch"][0] == 4 * (256 * 512 + 512)
+
+
+def test_memory_counts_the_index_of_a_kernel() -> None:
+    network, outcome = nn.Sequential(nn.Linear(256, 512)), Outcome("x")
+    prune_(network, sparsity=0.95)
+    swapped = forms._swapped(model.plain(network), (torch.randn(64, 256),), outcome, (1, 1))
+    (layer,) = swapped.children()
+    if isinstance(layer, SparseLinear):  # that depends on the machine
+        assert layer.index.numel() > 0
+        assert outcome.bytes["swapped"][0] == layer.weight_nbytes + 4 * 512
 
 
 @pytest.fixture

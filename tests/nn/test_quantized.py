@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import truth
+from kernel_checks import check_bits
 from torch import Tensor, nn
 
 from sparsekern.formats import BlockSparse
@@ -68,6 +71,16 @@ def test_sums_are_exact(case: truth.Case, name: str | None, isa: str) -> None:
                 got = call(layer, x, name)
                 assert got.dtype is dtype and got.is_contiguous()
                 truth.assert_close(got, *expected(layer, x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_threads_and_repeats_give_the_same_bits(name: str | None) -> None:
+    if name is not None and name not in cpu_int8.kernels():
+        pytest.skip(f"{name} is not for this CPU")
+    layer = layer_of(truth.Case(203, 150, (16, 4), 0.8))
+    for dtype in (torch.float32, torch.bfloat16):
+        for batch in (1, 7, 260):
+            check_bits(partial(call, layer, torch.randn(batch, 150).to(dtype), name))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -67,6 +67,24 @@ def test_five_percent_decides(clock: Callable[..., None], sparse: float, decisio
     assert words in report.layers[0].reason
 
 
+@pytest.mark.parametrize(("block", "pruned_in"), [((1, 1), (1, 1)), ((2, 1), (1, 1)), ((16, 1), (16, 1))])
+def test_the_reported_bytes_are_those_of_all_tensors(
+    clock: Callable[..., None], block: tuple[int, int], pruned_in: tuple[int, int]
+) -> None:
+    clock(torch=100.0, onednn=100.0, sparse=10.0, before=2.0, after=1.0)
+    model = network(block=pruned_in)
+    entry = sk.swap_(model, torch.randn(8, 512), block=block).layers[0]
+    layer = model[0]
+    held = {**vars(layer), **layer._parameters, **layer._buffers}
+    bytes_of = {
+        name: t.untyped_storage().nbytes()
+        for name, t in held.items()
+        if isinstance(t, Tensor) and name != "bias"
+    }
+    assert ("kept" in bytes_of) == (block != pruned_in)
+    assert entry.bytes_sparse == sum(bytes_of.values()) and entry.bytes_dense == 512 * 512 * 4
+
+
 def test_the_best_dense_is_what_must_be_beaten(clock: Callable[..., None]) -> None:
     clock(torch=100.0, onednn=40.0, sparse=50.0, before=2.0, after=1.0)
     report = sk.swap_(network(), torch.randn(8, 512))

@@ -68,13 +68,19 @@ def test_leading_dimensions_and_strides_are_those_of_torch() -> None:
         torch.testing.assert_close(got, want)
 
 
-def test_autocast_gives_the_dtype_of_nn_linear() -> None:
-    x, weight, bias, plan = problem(torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        got, want = linear(x, weight, bias, plan), torch.nn.functional.linear(x, weight.to_dense(), bias)
-    assert got.dtype is want.dtype is torch.bfloat16
+@pytest.mark.parametrize("kernel", ["reference_linear", "cpu_linear"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_gives_the_dtype_of_nn_linear(kernel: str, dtype: torch.dtype) -> None:
+    x, weight, bias, _ = problem(torch.float32)
+    plan = make_plan(weight, Choice(BY_NAME[kernel], ()))
     exact = linear(x, weight, bias, plan)
-    assert torch.equal(got, exact.bfloat16())  # summed in float32, rounded once
+    with torch.autocast("cpu", dtype=dtype):
+        want = torch.nn.functional.linear(x, weight.to_dense(), bias)
+        for recorded in (False, True):
+            got = linear(x.requires_grad_(recorded), weight, bias, plan)
+            assert got.dtype is want.dtype is dtype
+            assert torch.equal(got, exact.to(dtype))  # summed in float32, rounded once
+        assert linear(x.to(dtype), weight, bias, plan).dtype is dtype  # what the layer before it gave
 
 
 def test_autocast_keeps_gradients() -> None:

@@ -86,12 +86,19 @@ class LinearCase:
 
 
 def cases(preset: Preset, given: Mapping[str, object]) -> list[LinearCase]:
-    """The preset's cases, each once; `given` (field of Grid -> value) replaces what its grids say.
+    """The preset's cases, each once; `given` (field of Grid -> value) replaces what its grids say. Of given
+    blocks its grids of int8 take those that int8 computes.
 
     ValueError for a block that does not fit into a shape.
     """
-    found = [case for one in preset.grids for case in _cases(replace(one, **given))]  # type: ignore[arg-type]
-    return list(dict.fromkeys(found))
+    grids = [replace(one, **given) for one in preset.grids]  # type: ignore[arg-type]
+    if "dtype" not in given:
+        grids = [_of_int8(one) if one.dtype == INT8 else one for one in grids]
+    return list(dict.fromkeys(case for one in grids for case in _cases(one)))
+
+
+def _of_int8(of: Grid) -> Grid:
+    return replace(of, blocks=tuple(block for block in of.blocks if block[1] == 4 and block[0] % 16 == 0))
 
 
 def _cases(of: Grid) -> list[LinearCase]:

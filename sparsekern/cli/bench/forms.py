@@ -20,6 +20,7 @@ from sparsekern.cli.bench.records import Journal, sped_up, timed
 from sparsekern.cli.bench.rivals import missing, onnxruntime_call
 from sparsekern.masks import dense_state
 from sparsekern.nn import SwapReport, fuse_, swap_
+from sparsekern.nn.layer import SparseLayer
 
 ONNX = "onnxruntime"
 DENSE_FORMS = ("torch", "onednn", "channels_last", "onednn_opaque", "fused", ONNX)
@@ -142,7 +143,8 @@ def _swapped(model: nn.Module, inputs: Inputs, outcome: Outcome, block: Pair | N
     network = _folded(model)
     outcome.report = swap_(network, inputs, block=block)
     outcome.folded = len(fuse_(network, inputs).folded)
-    memory = sum(_nbytes(value) for value in (*network.parameters(), *network.buffers()))
+    indices = (layer.index for layer in network.modules() if isinstance(layer, SparseLayer))
+    memory = sum(_nbytes(value) for value in (*network.parameters(), *network.buffers(), *indices))
     outcome.bytes[SWAPPED] = (memory, _file_bytes(network.state_dict()))
     return network
 
