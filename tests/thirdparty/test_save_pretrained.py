@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from other_networks import call, check_same, masked
+from safetensors.torch import load_file
 from torch import nn
 
 import sparsekern as sk
@@ -60,6 +61,7 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     sk.prune.prune_(model, 0.9, ignore=["cls.predictions.decoder"])
     assert len(sk.swap_(model, threshold=0.5).swapped) == 7
     model.save_pretrained(tmp_path)
+    assert "cls.predictions.decoder.weight" not in load_file(tmp_path / "model.safetensors")
     other = type(model).from_pretrained(tmp_path)
     assert other.cls.predictions.decoder.weight is other.get_input_embeddings().weight
 
