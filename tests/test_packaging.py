@@ -137,7 +137,7 @@ FORGED: tuple[tuple[Callable[[dict[str, bytes]], object], str], ...] = (
     (lambda files: files.pop("sparsekern/py.typed"), "sparsekern/py.typed: expected in the wheel"),
     (lambda files: [files.pop(n) for n in [*files] if "/_core." in n and "pyi" not in n], "an extension"),
     (lambda files: files.update({"tests/truth.py": b""}), "tests/truth.py: expected nothing"),
-    (lambda files: files.update({"sparsekern/random": os.urandom(2_000_000)}), "less than 5 MB, got 5.7"),
+    (lambda files: files.update({"sparsekern/random": os.urandom(2_000_000)}), "less than 5 MB, got "),
 )
 
 

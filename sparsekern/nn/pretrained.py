@@ -42,7 +42,7 @@ def keep_loadable_(model: nn.Module) -> None:
 
 def forget_(module: nn.Module) -> None:
     """Undoes ``keep_loadable_``, for ``module`` alone."""
-    if isinstance(vars(module).get("save_pretrained"), partial):
+    if getattr(vars(module).get("save_pretrained"), "func", None) is _save_pretrained:
         del vars(module)["save_pretrained"]
 
 
