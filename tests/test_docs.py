@@ -82,6 +82,24 @@ def test_no_python_of_the_docs_is_left_out() -> None:
     assert fences == sum(len(blocks_of(page, heavy)) for page in PAGES for heavy in (False, True)) >= 10
 
 
+def shown(text: str) -> set[str]:
+    """The functions and classes of ours that a text names, by where they are: ``sk.masks.unmask_``."""
+    found = set()
+    for path in re.findall(r"\b(?:sk|sparsekern)\.(\w+(?:\.\w+)*)", text):
+        thing: Any = sk
+        for name in path.split("."):
+            thing = getattr(thing, name, None)
+        if callable(thing):
+            found.add(path)
+    return found
+
+
+@pytest.mark.parametrize("page", ["../README.md", *(page for page in PAGES if page != "api.md")])
+def test_the_api_has_what_a_page_names(page: str) -> None:
+    listed = shown((DOCS / "api.md").read_text("utf-8"))
+    assert len(listed) > 10 and shown((DOCS / page).read_text("utf-8")) - listed == set()
+
+
 def figures(page: str) -> dict[tuple[str, ...], str]:
     """Of each row of a table about layers, the speed-up against the best dense by layer, zeros and block."""
     found = {}

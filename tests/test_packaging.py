@@ -1,14 +1,21 @@
-"""What a user gets: a light import, types, and a source package that holds what its build needs."""
+"""What a user gets: a light import, types, a wheel, and a source package that holds what its build needs."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from try_wheels import faults
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,16 +96,73 @@ def test_the_import_is_light_and_needs_no_compiler_and_no_triton() -> None:
         assert re.match(r"kernels on the CPU are in sparsekern\._core, which does not load here", sentence)
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of this tree, around the extension as it was compiled before; tools/try_wheels.py compiles it anew."""
+    folder = tmp_path_factory.mktemp("wheel")
+    extension = find_spec("sparsekern._core")
+    assert extension is not None and extension.origin is not None
+    (folder / "lib" / "sparsekern").mkdir(parents=True)
+    shutil.copy(extension.origin, folder / "lib" / "sparsekern")
+    build = ("build", "--build-base", str(folder), "--build-lib", str(folder / "lib"))
+    done = python("setup.py", "-q", *build, "bdist_wheel", "--dist-dir", str(folder), folder=ROOT)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path) -> Path:
+    """Has the wheel; torch and what else is installed here shines through."""
+    folder = wheel.parent / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as content:
+        content.extractall(packages)
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return folder
+
+
+def inside(environment: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python of an environment, where nothing but that leads to the package."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(environment / "bin" / "python"), *arguments]
+    return subprocess.run(command, cwd=environment, env=clean, capture_output=True, text=True)
+
+
+def test_a_wheel_holds_what_a_user_needs_and_nothing_else(wheel: Path) -> None:
+    assert faults(wheel) == []
+
+
+FORGED: tuple[tuple[Callable[[dict[str, bytes]], object], str], ...] = (
+    (lambda files: files.pop("sparsekern/py.typed"), "sparsekern/py.typed: expected in the wheel"),
+    (lambda files: [files.pop(n) for n in [*files] if "/_core." in n and "pyi" not in n], "an extension"),
+    (lambda files: files.update({"tests/truth.py": b""}), "tests/truth.py: expected nothing"),
+    (lambda files: files.update({"sparsekern/random": os.urandom(2_000_000)}), "less than 5 MB, got "),
+)
+
+
+@pytest.mark.parametrize("number", range(len(FORGED)))
+def test_a_wheel_that_lacks_something_is_found_out(number: int, wheel: Path, tmp_path: Path) -> None:
+    forge, words = FORGED[number]
+    with zipfile.ZipFile(wheel) as content:
+        files = {name: content.read(name) for name in content.namelist()}
+    forge(files)
+    with zipfile.ZipFile(tmp_path / wheel.name, "w", zipfile.ZIP_DEFLATED) as forged:
+        for name, content_of in files.items():
+            forged.writestr(name, content_of)
+    (sentence,) = faults(tmp_path / wheel.name)
+    assert words in sentence
+
+
 @pytest.mark.slow  # without a cache mypy reads all of torch
-def test_strict_types_hold_for_a_user(tmp_path: Path) -> None:
+def test_strict_types_hold_for_a_user_of_the_wheel(environment: Path, tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "snippet.py").write_text(SNIPPET)
     (tmp_path / "wrong.py").write_text(SNIPPET.replace("count: int =", "count: str ="))
-    files = (str(tmp_path / "snippet.py"), str(tmp_path / "wrong.py"))
-    done = python("-m", "mypy", *files, folder=ROOT)  # with the settings and the cache of `make lint`
+    strict = ("-m", "mypy", "--strict", "--python-executable", str(environment / "bin" / "python"))
+    done = python(*strict, "snippet.py", "wrong.py", folder=tmp_path)
     found = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert len(found) == 1 and "wrong.py:" in found[0] and "[assignment]" in found[0], done.stdout
-    assert (ROOT / "sparsekern" / "py.typed").exists()
 
 
 def test_the_source_package_holds_what_a_build_needs(tmp_path: Path) -> None:
@@ -112,10 +176,11 @@ def test_the_source_package_holds_what_a_build_needs(tmp_path: Path) -> None:
     assert missing == set() and {"pyproject.toml", "setup.py", "LICENSE"} <= names
 
 
-def test_a_wheel_is_tried_as_the_workflow_tries_it() -> None:
+def test_a_wheel_is_tried_as_the_workflow_tries_it(environment: Path) -> None:
     config = (ROOT / "pyproject.toml").read_text("utf-8")
     command = re.search(r'test-command = "python \{project\}/(.*?)"', config)
     assert command is not None
-    done = python("-c", f"import runpy; runpy.run_path({command[1]!r}, run_name='__main__')", folder=ROOT)
+    done = inside(environment, str(ROOT / command[1]))
     assert done.returncode == 0, done.stderr
-    assert "modules more than torch" in done.stdout
+    (where,) = re.findall(r"import: \d+ ms of CPU and \d+ modules more than torch; (.*)", done.stdout)
+    assert Path(where).is_relative_to(environment)

@@ -8,6 +8,7 @@ from sparsekern.nn.files import load, save
 from sparsekern.nn.fuse import FusedLayer, FuseReport, fuse_
 from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.linear import SparseLinear
+from sparsekern.nn.pretrained import dense_state
 from sparsekern.nn.quantized import QuantizedSparseLinear
 from sparsekern.nn.report import LayerReport, SwapReport
 from sparsekern.nn.restore import restore_
@@ -25,6 +26,7 @@ __all__ = [
     "SparseLayer",
     "SparseLinear",
     "SwapReport",
+    "dense_state",
     "explain",
     "fuse_",
     "load",

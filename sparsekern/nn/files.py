@@ -24,6 +24,7 @@ from sparsekern.formats import BlockSparse, to_gaps
 from sparsekern.nn import layout
 from sparsekern.nn.layer import SparseLayer
 from sparsekern.nn.loading import FIELDS, KINDS, Sparse, changes_of, prefix_of, shape_of, state_of, ties_of
+from sparsekern.nn.pretrained import keep_loadable_
 
 WEIGHTS, CONFIG = "sparsekern.safetensors", "config.json"
 """The files of a folder. Under the usual name, model.safetensors, transformers would look for dense weights,
@@ -89,6 +90,7 @@ def load(model: _Model, path: str | os.PathLike[str]) -> _Model:
     with torch.no_grad():
         for change in changes:
             change()
+    keep_loadable_(model)
     return model
 
 

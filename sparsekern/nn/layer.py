@@ -265,23 +265,29 @@ class SparseLayer(nn.Module):
         self._plan(self.matrix)  # it may have been loaded onto another device
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        dense, stored = state_dict.get(prefix + "weight"), state_dict.get(prefix + "values")
-        if dense is not None and stored is None:
+        dense = state_dict.get(prefix + "weight")
+        parts = {name: getattr(self, name).detach() for name in ("values", "crow", "col")}
+        given = [name for name in parts if prefix + name in state_dict]
+        if self.values.is_meta:
+            raise ValueError(
+                f"{prefix}values: expected numbers to write over, got the meta device: call to_empty first"
+            )
+        if dense is not None and "values" not in given:
             if tuple(dense.shape) != self._weight_shape:
                 raise ValueError(f"{prefix}weight: expected {self._weight_shape}, got {tuple(dense.shape)}")
             matrix = BlockSparse.from_dense(as_matrix(dense.to(self.values), self.block), self.block)
-            kept = _kept(matrix, matrix.to_dense() != 0)
-        elif stored is not None:
-            crow, col = (state_dict.get(prefix + name, getattr(self, name)) for name in ("crow", "col"))
-            to, values = self.values.device, stored.detach().to(self.values)
-            matrix = BlockSparse(self._matrix_shape, self.block, crow.to(to), col.to(to), values)
+            kept, given = _kept(matrix, matrix.to_dense() != 0), [*parts]
+        elif given:  # one of them is enough to lead a kernel astray
+            parts |= {name: state_dict[prefix + name].detach().to(self.values.device) for name in given}
+            parts["values"] = parts["values"].to(self.values.dtype)
+            matrix = BlockSparse(self._matrix_shape, self.block, **parts)
             same = torch.equal(matrix.crow, self.crow) and torch.equal(matrix.col, self.col)
             kept = self.kept if same else _kept(matrix, matrix.to_dense() != 0)
         else:
             return super()._load_from_state_dict(state_dict, prefix, *args)
         self._take(matrix, kept)
         rest = {key: value for key, value in state_dict.items() if key != prefix + "weight"}
-        rest |= {prefix + "values": self.values, prefix + "crow": self.crow, prefix + "col": self.col}
+        rest |= {prefix + name: getattr(self, name) for name in given}
         super()._load_from_state_dict(rest, prefix, *args)
 
     def _take(self, matrix: BlockSparse, kept: Tensor | None) -> None:

@@ -128,16 +128,19 @@ class QuantizedSparseLinear(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        names = ("crow", "col", "values")
-        if all(prefix + name in state_dict for name in names):
-            crow, col, values = (state_dict[prefix + name].to(self.values.device) for name in names)
-            if values.dtype is not torch.int8:
-                raise ValueError(f"{prefix}values: expected torch.int8, got {values.dtype}")
-            # Another pattern may have another number of blocks. The format checks what is in it.
-            matrix = BlockSparse((self.out_features, self.in_features), self.block, crow, col, values.float())
-            self.crow, self.col = matrix.crow.clone(), matrix.col.clone()
-            self.values = values.detach().clone().contiguous()
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        parts = {name: getattr(self, name) for name in ("crow", "col", "values")}
+        given = [name for name in parts if prefix + name in state_dict]
+        parts |= {name: state_dict[prefix + name].detach().to(self.values.device) for name in given}
+        values = parts.pop("values")
+        if values.dtype is not torch.int8:
+            raise ValueError(f"{prefix}values: expected torch.int8, got {values.dtype}")
+        # Another pattern may have another number of blocks. The format checks what is in it.
+        shape = (self.out_features, self.in_features)
+        matrix = BlockSparse(shape, self.block, **parts, values=values.float())
+        self.crow, self.col = matrix.crow.clone(), matrix.col.clone()
+        self.values = values.clone().contiguous()
+        own = {prefix + name: getattr(self, name) for name in given}
+        super()._load_from_state_dict({**state_dict, **own}, prefix, *args)
 
 
 def quantize(weight: BlockSparse) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsekern.masks import mask_
+from sparsekern.nn import layout, pretrained
 from sparsekern.nn.conv import Conv
 from sparsekern.nn.layer import SparseLayer, effective_weight
-from sparsekern.nn.layout import forget_
 
 
 def restore_(model: nn.Module) -> int:
@@ -33,7 +33,8 @@ def restore_(model: nn.Module) -> int:
         )
     found: dict[SparseLayer, nn.Module] = {}
     for parent in list(model.modules()):
-        forget_(parent)
+        layout.forget_(parent)
+        pretrained.forget_(parent)
         for name, child in list(parent._modules.items()):
             if isinstance(child, SparseLayer):
                 found[child] = parent._modules[name] = found[child] if child in found else _restored(child)

@@ -19,6 +19,7 @@ from sparsekern.nn.eligible import Site, sites
 from sparsekern.nn.layer import SparseLayer, effective_weight, share_of_zeros
 from sparsekern.nn.linear import SparseLinear
 from sparsekern.nn.measure import batched, measure_layer, time_layers
+from sparsekern.nn.pretrained import keep_loadable_
 from sparsekern.nn.prove import Choice, call, prove_, put
 from sparsekern.nn.report import LayerReport, SwapReport
 
@@ -59,6 +60,9 @@ def swap_(
     input are tuned before they are timed, which takes some seconds a layer, and what was found is kept on
     disk for the next time (``SPARSEKERN_CACHE``). Nothing is tuned in a forward call.
 
+    ``save_pretrained`` of a Hugging Face model goes on writing what ``from_pretrained`` reads: dense weights
+    with their zeros, in which ``swap_`` finds them again. :func:`save` writes the sparse layers.
+
     The model runs in eval mode meanwhile, without gradients; its modes are restored. Whatever goes wrong, the
     model is left as it came. An optimizer must be made after the swap: it would go on holding the old layers'
     weights.
@@ -80,17 +84,13 @@ def swap_(
     _check(model, example_inputs, threshold)
     if block is not None:
         block = fit_block(block, (INT32_MAX, INT32_MAX))  # ValueError unless it is two positive ints
-    found = sites(model, tuple(SWAPS))
-    if filter_fn is not None:
-        found = [
-            replace(site, reason="left out by filter_fn")
-            if site.reason is None and not filter_fn(site.layer, site.name)
-            else site
-            for site in found
-        ]
-    if threshold != "auto":
-        return _swap_by_threshold(found, threshold, block)
-    return _swap_by_measurement(model, found, example_inputs, (block, margin))
+    found = [_filtered(site, filter_fn) for site in sites(model, tuple(SWAPS))]
+    if threshold == "auto":
+        report = _swap_by_measurement(model, found, example_inputs, (block, margin))
+    else:
+        report = _swap_by_threshold(found, threshold, block)
+    keep_loadable_(model)
+    return report
 
 
 def time_block(
@@ -128,6 +128,12 @@ def _check(model: nn.Module, example_inputs: Any, threshold: float | str) -> Non
             f"swap_ replaces layers inside a module; got a bare {type(model).__name__}: "
             f"use {_kind_of(model).__name__}.from_dense"
         )
+
+
+def _filtered(site: Site, filter_fn: Callable[[nn.Module, str], bool] | None) -> Site:
+    if site.reason is not None or filter_fn is None or filter_fn(site.layer, site.name):
+        return site
+    return replace(site, reason="left out by filter_fn")
 
 
 def _swap_by_threshold(found: list[Site], threshold: float, block: tuple[int, int] | None) -> SwapReport:

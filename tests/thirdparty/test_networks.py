@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from other_networks import NETWORKS, call, check_same, masked
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.nn import SparseLayer
+from sparsekern.bench import interleave
+from sparsekern.nn import SparseLayer, measure, prove
 from sparsekern.nn.eligible import LEFT_ALONE
 
 
@@ -47,6 +50,48 @@ def test_a_swapped_network_computes_the_same(name: str, block: tuple[int, int]) 
     assert sk.restore_(model) == len(report.swapped)
     assert all(dict(model.named_modules())[path] is layer for path, layer in before.items())
     check_same(call(model, inputs), want, 0)
+
+
+def check_figures(report: sk.SwapReport, model: nn.Module) -> None:
+    """What a measured swap says of each layer is what stands there, and the times it was decided on."""
+    after = dict(model.named_modules())
+    for layer in report.layers:
+        now = after[layer.name]
+        if isinstance(now, SparseLayer):
+            assert (layer.block, layer.kernel, layer.sparsity) == (now.block, now.kernel, now.sparsity)
+            assert None not in (layer.sparse_us, layer.dense_us, layer.torch_us, layer.best_dense)
+    if report.speedup is not None:
+        assert None not in (report.before_us, report.after_us)
+        assert report.undone is (report.speedup.value < 1) and bool(report.swapped) is not report.undone
+
+
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"GPT-2"}))
+@torch.no_grad()
+def test_a_measured_swap_computes_the_same(name: str, clock: Callable[..., None]) -> None:
+    """On a clock by which sparse always wins: all that is worth timing is swapped."""
+    clock(sparse=100.0, after=500.0)
+    model, inputs = masked(name, (16, 1))
+    want, before = call(model, inputs), weighty(model)
+    report = sk.swap_(model, inputs)
+    check_report(report, before, model)
+    check_figures(report, model)
+    assert report.swapped and report.speedup is not None and report.speedup.value == 2
+    check_same(call(model, inputs), want)
+
+
+@pytest.mark.parametrize("name", ["torchvision vgg", "timm resnet", "ViT"])
+@torch.no_grad()
+def test_a_swap_by_this_machine_s_clock(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it decides."""
+    short = {"rounds": 5, "min_sample_us": 20.0}
+    for module in (measure, prove):
+        monkeypatch.setattr(module, "interleave", lambda calls, **_: interleave(calls, **short))
+    model, inputs = masked(name, (16, 1))
+    want, before = call(model, inputs), weighty(model)
+    report = sk.swap_(model, inputs)
+    check_report(report, before, model)
+    check_figures(report, model)
+    check_same(call(model, inputs), want)
 
 
 REASONS = {

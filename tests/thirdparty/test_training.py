@@ -71,6 +71,73 @@ def test_gradients_are_those_of_the_masked_dense_network() -> None:
             check_same(layer.values.grad, want, 1e-4)
 
 
+@pytest.mark.parametrize("name", ["torchvision resnet", "timm resnet"])
+def test_batch_norms_see_the_same_in_training(name: str) -> None:
+    """Running statistics after two steps are those beside the masked dense network."""
+    model, x = masked(name)
+    twin = copy.deepcopy(model)
+    assert sk.swap_(model, x, threshold=0.5).swapped
+    before = {key: tensor.clone() for key, tensor in model.named_buffers() if "running" in key}
+    for network in (model, twin):
+        for norm in (m for m in network.train().modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.momentum = 0.1
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+        for _ in range(2):
+            network(x).square().mean().backward()
+            optimizer.step()
+    ours, theirs = dict(model.named_buffers()), dict(twin.named_buffers())
+    assert before
+    for key, old in before.items():
+        assert not torch.equal(ours[key], old)
+        check_same(ours[key], theirs[key], 1e-3)
+        assert torch.equal(ours[key.rpartition(".")[0] + ".num_batches_tracked"], torch.tensor(3))
+
+
+@pytest.mark.parametrize("name", ["BERT", "DistilBERT", "Llama", "ViT"])
+def test_a_transformer_in_training_mode_learns_the_same(name: str) -> None:
+    """Without dropout, three steps of SGD lead to the same weights as on the masked dense network."""
+    model, inputs = masked(name, (16, 1))
+    for dropout in (m for m in model.modules() if isinstance(m, nn.Dropout)):
+        dropout.p = 0.0
+    twin = copy.deepcopy(model)
+    assert sk.swap_(model, inputs, threshold=0.5).swapped
+    zeros, before = zeros_of(model), sk.nn.dense_state(model)
+    for network in (model, twin):
+        optimizer = torch.optim.SGD(network.train().parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            call(network, inputs)[0][..., :5].sum().backward()
+            optimizer.step()
+    check_zeros(model, zeros)
+    check_same(call(model, inputs)[0], call(twin, inputs)[0], 1e-4)
+    ours, theirs = sk.nn.dense_state(model), sk.nn.dense_state(twin)
+    for key in (f"{path}.weight" for path in zeros if "pooler" not in path):
+        assert float((ours[key] - before[key]).abs().max()) > 1e-5
+        check_same(ours[key] - before[key], theirs[key] - before[key], 1e-2)
+
+
+def test_a_step_in_bfloat16() -> None:
+    """A network wholly in bfloat16 moves as the masked dense one does, within what bfloat16 tells apart."""
+    model, x = masked("timm vit", (16, 1))
+    model, x = model.bfloat16().train(), x.bfloat16()
+    twin = copy.deepcopy(model)
+    assert sk.swap_(model, x, threshold=0.5).swapped
+    zeros = zeros_of(model)
+    for network in (model, twin):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        network(x).float().square().mean().backward()
+        optimizer.step()
+    check_zeros(model, zeros)
+    dense = dict(twin.named_modules())
+    for name, layer in model.named_modules():
+        if isinstance(layer, SparseLayer):
+            twin_grad = dense[name].parametrizations.weight.original.grad.flatten(1)
+            want, got = layer.matrix.sample(twin_grad).float(), layer.values.grad
+            assert got is not None and got.dtype is torch.bfloat16
+            assert float((got.float() - want).norm() / want.norm()) < 0.05
+            assert layer.values.dtype is torch.bfloat16 and not layer.values.isnan().any()
+
+
 def test_grad_scaler() -> None:
     model, x = swapped("timm vit")
     optimizer, scaler = torch.optim.SGD(model.parameters(), lr=1e-3), torch.amp.GradScaler("cpu")
@@ -122,13 +189,20 @@ def test_lora_is_merged_into_dense_layers() -> None:
     check_same(call(tuned.merge_and_unload(), inputs).last_hidden_state, want)
 
 
-def _train_a_part(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def _small() -> nn.Module:
+    """The same in every process."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     sk.prune.prune_(model, 0.8)
-    sk.swap_(model, threshold=0.5)
+    assert len(sk.swap_(model, threshold=0.5).swapped) == 2
+    return model
+
+
+def _train_a_part(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    model = _small()
+    zeros = zeros_of(model)
     x, y = torch.randn(8, 16), torch.randn(8, 4)
     ours = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
@@ -136,6 +210,7 @@ def _train_a_part(rank: int, folder: str) -> None:
         optimizer.zero_grad()
         nn.functional.mse_loss(ours(x[rank::2]), y[rank::2]).backward()
         optimizer.step()
+    check_zeros(model, zeros)
     torch.save((model.state_dict(), x, y), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -144,13 +219,13 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_train_a_part, (str(tmp_path),), nprocs=2)
     (first, x, y), (second, _, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
-    sk.prune.prune_(model, 0.8)
-    sk.swap_(model, threshold=0.5)
+    model = _small()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
         nn.functional.mse_loss(model(x), y).backward()
         optimizer.step()
     check_same(first, dict(model.state_dict()), 1e-5)
+    learned = {name for name, tensor in first.items() if not torch.equal(tensor, before[name])}
+    assert learned == {f"{layer}.{part}" for layer in (0, 2) for part in ("values", "bias")}
