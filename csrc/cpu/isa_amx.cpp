@@ -5,7 +5,7 @@
 
 #include "cpu/half.h"
 #include "cpu/unroll.h"
-#include "cpu/words.h"
+#include "cpu/words_planes.h"
 
 // GCC 12's own intrinsics trip these two (its bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
@@ -74,7 +74,7 @@ inline void transpose_to_bfloat16(const __m512 (&block)[16], __m256i (&rows)[16]
 
 struct Pairs {
   static constexpr bool pairs = true;
-  static __m512 value_of_rows(const WordArgs& a, int64_t, int64_t, int64_t output, const float* sums) {
+  static __m512 value_of_rows(const WordArgs& a, const int64_t*, int64_t output, const float* sums) {
     const __m512 sum = Zmm::load(sums);
     return a.bias ? Zmm::add(sum, Zmm::broadcast(a.bias[output])) : sum;
   }
@@ -82,9 +82,10 @@ struct Pairs {
 
 struct Quads {
   static constexpr bool pairs = false;
-  static __m512 value_of_rows(const WordArgs& a, int64_t row, int64_t rows, int64_t output,
-                              const float* sums) {
-    const __m512 scales = Zmm::load(a.x_scales + row, Zmm::mask(rows));
+  static __m512 value_of_rows(const WordArgs& a, const int64_t* rows, int64_t output, const float* sums) {
+    const int64_t left = a.m - rows[0];
+    const __m512 scales =
+        Zmm::load(a.x_scales + rows[0], Zmm::mask(left < kWordOutputs ? left : kWordOutputs));
     const __m512 y = Zmm::mul(_mm512_cvtepi32_ps(_mm512_loadu_si512(sums)),
                               Zmm::mul(scales, Zmm::broadcast(a.scales[output])));
     return a.bias ? Zmm::add(y, Zmm::broadcast(a.bias[output])) : y;

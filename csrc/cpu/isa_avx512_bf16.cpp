@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #include "cpu/unroll.h"
-#include "cpu/words.h"
+#include "cpu/words_planes.h"
 
 // GCC 12's own intrinsics trip these two (its bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
