@@ -161,7 +161,7 @@ def test_nan_reaches_what_sees_it_and_no_other(isa: str) -> None:
 def test_threads_and_repeats_give_the_same_bits(case: truth.ConvCase, isa: str) -> None:
     conv = Conv(case, torch.float32)
     for layout in LAYOUTS[:2]:
-        x = lying_as(conv.inputs(case, 3), layout)
+        x = lying_as(conv.inputs(case, 40), layout)  # enough work for several threads
         for kernel in conv.kernels()[:-1]:  # all but the reference
             backend = kernel.conv_backend()
             packed = conv.packed(backend)
