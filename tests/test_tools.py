@@ -187,6 +187,9 @@ def test_a_report_becomes_a_table_of_rounds_and_controls() -> None:
 def test_a_report_becomes_a_plot_and_its_points(tmp_path: Path) -> None:
     module = tool("tradeoff_plot")
     assert "| regroup 16x1 | 20.0 % | 85.00 % | 2.00x (1.90 to 2.10) | 2.00x |" in module.table(report())
+    both, (unstructured, *_) = report(), report()["structures"]
+    both["structures"] += [{**unstructured, "structure": "16x1", "regrouped": {"regroup:16x1": []}}]
+    assert module.lines_of(both)["regroup 16x1"] == unstructured["regrouped"]["regroup:16x1"]
     pytest.importorskip("matplotlib")
     module.draw(report(), tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text()

@@ -16,11 +16,14 @@ MARKERS = "osD^v<>P"
 
 
 def lines_of(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The pruned rounds of every structure, and of every regrouped ticket, by name."""
+    """The pruned rounds of every structure, and of the unstructured tickets regrouped, by name. What is in
+    blocks already has no line regrouped: in the same or smaller blocks it stays what it is."""
     lines = {}
     for entry in report["structures"]:
         lines[entry["structure"]] = entry["rounds"][1:]
-        lines |= {name.replace(":", " "): rounds for name, rounds in entry.get("regrouped", {}).items()}
+        if entry["structure"] == "unstructured":
+            regrouped = entry.get("regrouped", {})
+            lines |= {name.replace(":", " "): rounds for name, rounds in regrouped.items()}
     return lines
 
 
