@@ -49,6 +49,6 @@ def transposed(crow: Tensor, col: Tensor, index: Tensor, n: int, k: int, make_in
         crow_of = torch.zeros(k + 1, dtype=torch.int32)
         crow_of[1:] = torch.bincount(col, minlength=k).cumsum(0)
         col_of = rows[order]
-        known = Transposed(crow_of, col_of, order, make_index(crow_of, col_of, k, n, 1))
+        known = Transposed(crow_of, col_of, order.int(), make_index(crow_of, col_of, k, n, 1))
         _known[index] = known
     return known
