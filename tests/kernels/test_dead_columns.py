@@ -7,6 +7,7 @@ import torch
 import truth
 from torch import Tensor
 
+import sparsekern as sk
 from sparsekern.formats import BlockSparse
 from sparsekern.kernels import cpu
 from sparsekern.kernels.select import PackedWeight
@@ -62,3 +63,17 @@ def test_a_tall_block_has_an_index_only_where_columns_are_dead() -> None:
         dense[:, :dead] = 0
         index = cpu.linear.pack(BlockSparse.from_dense(dense, (32, 1)))
         assert index.numel() == -(-words // 16) * 16
+
+
+@pytest.mark.parametrize("block", [(1, 1), (8, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dead_channels_are_not_read(layout: torch.memory_format, block: tuple[int, int], isa: str) -> None:
+    conv = torch.nn.Conv2d(20, 24, 3, padding=1)
+    dead = torch.arange(20) % 3 == 1
+    with torch.no_grad():
+        conv.weight[:, dead] = 0
+    x = torch.randn(3, 20, 9, 7).contiguous(memory_format=layout)
+    want = conv(x)
+    x[:, dead] = float("nan")
+    assert conv(x).isnan().any()
+    torch.testing.assert_close(sk.SparseConv2d.from_dense(conv, block)(x), want, rtol=1e-4, atol=1e-5)
