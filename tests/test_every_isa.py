@@ -79,6 +79,17 @@ def test_threads_and_repeats_give_the_same_bits(block: tuple[int, int], dtype: t
             check_bits(partial(backend.run, torch.randn(batch, 150).to(dtype), packed))
 
 
+@pytest.mark.parametrize("block", [(1, 1), (16, 1)])
+@pytest.mark.parametrize(("batch", "n", "k"), [(1, 2101, 1000), (7, 603, 500)])
+def test_few_rows_of_enough_work_for_8_threads_too(
+    batch: int, n: int, k: int, block: tuple[int, int], isa: str
+) -> None:
+    weight = BlockSparse.from_dense(torch.randn(n, k), block)
+    assert batch * weight.values.numel() > 8 * 2**18  # csrc/parallel.h
+    packed = PackedWeight(weight.values, None, weight.crow, weight.col, cpu.linear.pack(weight), n, k)
+    check_bits(partial(cpu.linear.run, torch.randn(batch, k), packed))
+
+
 @pytest.mark.parametrize(("block", "dtype"), BITS[:-1], ids=str)
 def test_threads_and_repeats_give_the_same_bits_of_gradients(
     block: tuple[int, int], dtype: torch.dtype, isa: str

@@ -16,8 +16,8 @@ MARKERS = "osD^v<>P"
 
 
 def lines_of(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The pruned rounds of every structure, and of the unstructured tickets regrouped, by name. What is in
-    blocks already has no line regrouped: in the same or smaller blocks it stays what it is."""
+    """The pruned rounds of every structure, and of the unstructured tickets regrouped, by name; tickets in
+    blocks may have been regrouped under the same names, and have no such lines."""
     lines = {}
     for entry in report["structures"]:
         lines[entry["structure"]] = entry["rounds"][1:]

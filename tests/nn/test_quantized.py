@@ -79,7 +79,7 @@ def test_threads_and_repeats_give_the_same_bits(name: str | None) -> None:
         pytest.skip(f"{name} is not for this CPU")
     layer = layer_of(truth.Case(203, 150, (16, 4), 0.8))
     for dtype in (torch.float32, torch.bfloat16):
-        for batch in (1, 7, 260):
+        for batch in (1, 7, 1300):  # the last is work for several threads, also to quantize
             check_bits(partial(call, layer, torch.randn(batch, 150).to(dtype), name))
 
 
